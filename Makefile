@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types unit wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/quadrans demo
+
+test: lint types unit wheel
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+# A fresh Numba cache: Numba does not notice an edit to a function that a cached one calls from another file.
+unit: $(VENV)/.test
+	NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest
+
+wheel: $(VENV)/.test
+	$(BIN)/python tests/check_wheel.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

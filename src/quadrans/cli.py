@@ -1,0 +1,327 @@
+"""The command line: each command names files, shows progress, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .nets.container import ORDERS, Container
+from .nets.files import check_writable, write_file
+from .nets.images import IMAGE_SUFFIXES, read_image, write_image
+from .nets.weights import DEFAULT_MODEL, bundled_models, find_weights, read_weights
+
+FAILURE = 2
+
+app = typer.Typer(
+    help="Learned image compression with exact decoding.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+Inputs = Annotated[
+    list[Path], typer.Argument(help="Files, or folders whose files are taken.", metavar="PATH...")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Output file, or folder when there are several inputs.")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or a .safetensors path.")]
+Device = Annotated[str, typer.Option(help="torch device of the transforms.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        console.print(f"quadrans {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Learned image compression with exact decoding."""
+
+
+@contextmanager
+def _reported(where: Path | str = "") -> Iterator[list[str]]:
+    """Turn the errors that a user can cause into one line on stderr, noted in the list that it gives."""
+    failures: list[str] = []
+    try:
+        yield failures
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        prefix = f"{where}: " if where and str(where) not in text else ""
+        errors.print(f"quadrans: {prefix}{text}")
+        failures.append(text)
+
+
+def _fail_if(failed: Iterable[Any]) -> None:
+    if any(failed):
+        raise typer.Exit(FAILURE)
+
+
+def _expand(inputs: list[Path], suffixes: frozenset[str]) -> list[Path]:
+    """Files as they were named, and of each folder the files with one of the suffixes."""
+    files = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+            if not found:
+                raise FileNotFoundError(f"{path} holds no {' or '.join(sorted(suffixes))} file")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def _destinations(files: list[Path], output: Path | None, suffix: str, force: bool) -> list[Path]:
+    """Where each file goes: beside it, into the folder `output`, or, for one file, to `output` itself."""
+    if output is not None and (output.is_dir() or len(files) > 1):
+        if not output.is_dir():
+            raise NotADirectoryError(f"{output} must be a folder that exists, for {len(files)} inputs")
+        targets = [output / path.with_suffix(suffix).name for path in files]
+    else:
+        targets = [output or path.with_suffix(suffix) for path in files]
+    sources: dict[Path, Path] = {}
+    for path, target in zip(files, targets, strict=True):
+        if (other := sources.setdefault(target, path)) != path:
+            raise ValueError(f"{other} and {path} would both become {target}")
+        if target.resolve() == path.resolve():
+            raise ValueError(f"{path} would be overwritten by its own output")
+        check_writable(target, force)
+    return targets
+
+
+def _convert(
+    inputs: list[Path],
+    output: Path | None,
+    suffixes: frozenset[str],
+    target_suffix: str,
+    force: bool,
+    prepare: Callable[[], Callable[[Path, Path], str]],
+) -> None:
+    """Convert all inputs with a progress bar; go on after a failure and exit with 2 at the end."""
+    with _reported() as failed:
+        files = _expand(inputs, suffixes)
+        targets = _destinations(files, output, target_suffix, force)
+        convert = prepare()
+    _fail_if(failed)
+    outcomes = []
+    with _progress(len(files) < 2) as progress:
+        task = progress.add_task("", total=len(files))
+        for path, target in zip(files, targets, strict=True):
+            with _reported(path) as failed:
+                progress.console.print(f"{target}: {convert(path, target)}", highlight=False, soft_wrap=True)
+            outcomes += failed
+            progress.advance(task)
+    _fail_if(outcomes)
+
+
+def _progress(disable: bool = False) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=True)
+
+
+def _codec(model: str, device: str) -> Any:
+    from .nets.codec import ImageCodec
+
+    return ImageCodec(find_weights(model), device)
+
+
+@app.command()
+def compress(
+    inputs: Inputs,
+    output: Output = None,
+    model: Model = DEFAULT_MODEL,
+    order: Annotated[str, typer.Option(help=f"Coding order: {', '.join(ORDERS)}.")] = "wavefront",
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Compress photos to .qdr files."""
+
+    def prepare() -> Callable[[Path, Path], str]:
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        codec = _codec(model, device)
+
+        def convert(path: Path, target: Path) -> str:
+            photo = read_image(path)
+            data = codec.compress(photo.pixels, order)
+            write_file(target, lambda temporary: temporary.write_bytes(data), force)
+            height, width = photo.pixels.shape[:2]
+            notes = "".join(f", {note}" for note in photo.notes)
+            return f"{width}x{height}, {len(data)} bytes, {8 * len(data) / (width * height):.3f} bpp{notes}"
+
+        return convert
+
+    _convert(inputs, output, IMAGE_SUFFIXES, ".qdr", force, prepare)
+
+
+@app.command()
+def decompress(
+    inputs: Inputs,
+    output: Output = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A .safetensors path, if a file's model is not bundled."),
+    ] = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Decompress .qdr files to PNG."""
+
+    def prepare() -> Callable[[Path, Path], str]:
+        codecs = {}
+
+        def convert(path: Path, target: Path) -> str:
+            container = Container.from_bytes(path.read_bytes())
+            wanted = model or container.model
+            if wanted not in codecs:
+                codecs[wanted] = _codec(wanted, device)
+            codec = codecs[wanted]
+            y_hat = codec.decode(container).y_hat
+            pixels = codec.synthesise(y_hat, container.width, container.height)
+            write_file(target, lambda temporary: write_image(temporary, pixels), force)
+            return f"{container.width}x{container.height}"
+
+        return convert
+
+    _convert(inputs, output, frozenset({".qdr"}), ".png", force, prepare)
+
+
+@app.command()
+def info(inputs: Inputs) -> None:
+    """Show what .qdr files hold, after checking their checksums."""
+    with _reported() as failed:
+        files = _expand(inputs, frozenset({".qdr"}))
+    _fail_if(failed)
+    outcomes = []
+    for path in files:
+        with _reported(path) as failed:
+            data = path.read_bytes()
+            container = Container.from_bytes(data)
+            table = Table(title=str(path), title_justify="left", show_header=False)
+            pixels = container.width * container.height
+            sections = len(container.z) + len(container.y)
+            for row in (
+                ("image", f"{container.width}x{container.height} RGB"),
+                ("file", f"{len(data)} bytes, {8 * len(data) / pixels:.4f} bpp"),
+                ("model", f"{container.model}, weights {container.weight_digest.hex()}"),
+                ("tables", container.table_digest.hex()),
+                ("coding order", container.order),
+                ("header", f"{len(data) - sections} bytes"),
+                ("hyper-latent z", f"{len(container.z)} bytes"),
+                ("latent y", f"{len(container.y)} bytes"),
+            ):
+                table.add_row(*row)
+            console.print(table)
+        outcomes += failed
+    _fail_if(outcomes)
+
+
+@app.command()
+def models() -> None:
+    """List the bundled models."""
+    for name, path in bundled_models().items():
+        weights = read_weights(path)
+        console.print(f"[bold]{name}[/bold]", highlight=False)
+        table = Table(show_header=False, box=None, padding=(0, 2))
+        table.add_row("weights", f"{path.stat().st_size} bytes, digest {weights.digest[:8].hex()}")
+        for key, value in sorted(weights.info.items()):
+            table.add_row(key, value)
+        console.print(table)
+
+
+@app.command()
+def train(
+    photos: Annotated[Path, typer.Argument(help="A folder of photos, searched with its subfolders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of checkpoint, log and weights.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the model, written into every file made with it.")
+    ] = "custom",
+    n: Annotated[int, typer.Option(help="Channels of the transforms.")] = 64,
+    m: Annotated[int, typer.Option(help="Channels of the latent.")] = 80,
+    lmbda: Annotated[
+        float, typer.Option(help="Weight of the squared error; more is better and bigger.")
+    ] = 0.013,
+    steps: Annotated[int, typer.Option()] = 200_000,
+    batch: Annotated[int, typer.Option()] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the training crops, a multiple of 64.")] = 192,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    seed: Annotated[int, typer.Option()] = 0,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for mixed precision.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="torch device; CUDA if there is one.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+) -> None:
+    """Train a model on a folder of photos. Run the same command again to resume after an interruption."""
+    with _reported() as failed:
+        from .nets.export import export_weights
+        from .nets.photos import Photos
+        from .nets.training import Metrics, TrainConfig, Trainer
+        from .nets.weights import check_name, write_weights
+
+        check_name(name)
+        config = TrainConfig(n, m, lmbda, steps, batch, crop, learning_rate, seed, precision)
+        found = Photos(photos, crop)
+        trainer = Trainer(config, found, output, device)
+        console.print(
+            f"{len(found.paths)} photos, {len(found.skipped)} skipped; from step {trainer.step} of {steps}"
+        )
+        started, first = time.monotonic(), trainer.step
+        with _progress() as progress:
+            task = progress.add_task("", total=steps, completed=trainer.step)
+            recent: list[Metrics] = []
+            for metrics in trainer.run(checkpoint_every):
+                recent = [*recent[-99:], metrics]
+                loss, bpp_y, bpp_z, mse = (
+                    sum(getattr(r, key) for r in recent) / len(recent)
+                    for key in ("loss", "bpp_y", "bpp_z", "mse")
+                )
+                line = f"loss {loss:.4f}  bpp y {bpp_y:.4f}  z {bpp_z:.4f}  mse {mse:.2f}"
+                progress.update(task, advance=1, description=line)
+                if metrics.step % 100 == 99 and not console.is_terminal:
+                    speed = (trainer.step - first) / (time.monotonic() - started)
+                    console.print(
+                        f"step {metrics.step + 1}/{steps}  {line}  {speed:.1f} steps/s", highlight=False
+                    )
+        info = {
+            "training": f"{steps} steps of {batch} crops of {crop}x{crop}, seed {seed}, {precision}",
+            "lambda": str(lmbda),
+            "channels": f"N={n}, M={m}",
+        }
+        path = output / f"{name}.safetensors"
+        write_weights(path, export_weights(trainer.model, name, info))
+        console.print(f"{path}: {path.stat().st_size} bytes", highlight=False)
+    _fail_if(failed)
+
+
+@app.command()
+def demo(
+    photo: Annotated[Path | None, typer.Argument(help="A photo; one of scikit-image's if not given.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the .qdr file and the picture.")
+    ] = Path("demo-out"),
+    model: Model = DEFAULT_MODEL,
+) -> None:
+    """Compress a photo in every coding order, decode each, and show that the latents agree to the bit."""
+    with _reported() as failed:
+        from .nets.demo import run_demo
+
+        run_demo(find_weights(model), photo, output, console)
+    _fail_if(failed)
