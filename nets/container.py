@@ -1,0 +1,166 @@
+"""The .qdr file: header, sections and checksums. Bytes in, fields out; `CONTAINER.md` is its specification.
+
+Needs neither torch nor the coder, so that a file can be inspected anywhere.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from ..entropy.errors import CorruptStream
+
+MAGIC = b"\x89QDR"
+VERSION = 1
+MAX_PIXELS = 1 << 26
+"""Images above this count of pixels (8192 x 8192) are refused by writer and reader."""
+MAX_NAME = 64
+DIGEST_BYTES = 8
+ORDERS = ("raster", "wavefront", "checkerboard", "parallel")
+SECTIONS = ("z", "y")
+
+
+class UnsupportedVersion(CorruptStream):
+    """A .qdr file of a later format version."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """The content of a .qdr file. Digests are the first 8 bytes of SHA-256 digests."""
+
+    width: int
+    height: int
+    order: str
+    """One of ORDERS: the coding order of y."""
+    model: str
+    weight_digest: bytes
+    table_digest: bytes
+    z: bytes
+    """The stream of the hyper-latent."""
+    y: bytes
+    """The stream of the latent."""
+
+    def __post_init__(self) -> None:
+        check_size(self.width, self.height)
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {self.order!r}")
+        if not 1 <= len(self.model.encode()) <= MAX_NAME:
+            raise ValueError(f"model name of {len(self.model.encode())} bytes, not 1 to {MAX_NAME}")
+        for digest in (self.weight_digest, self.table_digest):
+            if len(digest) != DIGEST_BYTES:
+                raise ValueError(f"digest of {len(digest)} bytes, not {DIGEST_BYTES}")
+
+    def to_bytes(self) -> bytes:
+        name = self.model.encode()
+        sections = (self.z, self.y)
+        header = b"".join(
+            (
+                MAGIC,
+                bytes((VERSION, ORDERS.index(self.order))),
+                _varint(self.width),
+                _varint(self.height),
+                bytes((len(name),)),
+                name,
+                self.weight_digest,
+                self.table_digest,
+                *(_varint(len(section)) + _crc(section) for section in sections),
+            )
+        )
+        return b"".join((header, _crc(header), *sections))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Container:
+        """Parse and check everything but the streams' own content.
+
+        Raises UnsupportedVersion on a later version, CorruptStream on anything else that is not a whole,
+        undamaged .qdr file, or whose image is larger than MAX_PIXELS.
+        """
+        reader = _Reader(data)
+        if (magic := reader.take(len(MAGIC), "magic")) != MAGIC:
+            raise CorruptStream(f"not a .qdr file: it starts with {magic.hex()}, not {MAGIC.hex()}")
+        if (version := reader.byte("version")) != VERSION:
+            raise UnsupportedVersion(
+                f"version {version} of the .qdr format; this build reads version {VERSION}"
+            )
+        order = reader.byte("coding order")
+        width, height = reader.varint("width"), reader.varint("height")
+        name = reader.take(reader.byte("name length"), "model name")
+        weight_digest = reader.take(DIGEST_BYTES, "weight digest")
+        table_digest = reader.take(DIGEST_BYTES, "table digest")
+        declared = [
+            (
+                section,
+                reader.varint(f"length of section {section}"),
+                reader.take(4, f"checksum of section {section}"),
+            )
+            for section in SECTIONS
+        ]
+        computed = _crc(data[: reader.position])
+        if reader.take(4, "header checksum") != computed:
+            raise CorruptStream("the header is damaged: its checksum does not match")
+        sections = []
+        for section, length, crc in declared:
+            payload = reader.take(length, f"section {section}")
+            if _crc(payload) != crc:
+                raise CorruptStream(
+                    f"section {section} ({length} bytes) is damaged: its checksum does not match"
+                )
+            sections.append(payload)
+        if reader.position != len(data):
+            raise CorruptStream(f"{len(data) - reader.position} bytes after the end of the last section")
+        try:
+            if order >= len(ORDERS):
+                raise ValueError(f"unknown coding order {order}")
+            return cls(width, height, ORDERS[order], name.decode(), weight_digest, table_digest, *sections)
+        except ValueError as error:
+            raise CorruptStream(str(error)) from error
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError unless both sides are at least 1 and the pixels at most MAX_PIXELS."""
+    if width < 1 or height < 1:
+        raise ValueError(f"an image of {width}x{height} pixels has no pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"an image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
+
+
+def _crc(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class _Reader:
+    """Takes fields off the front of some bytes; every read is checked against what is left."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
+
+    def take(self, count: int, what: str) -> bytes:
+        left = len(self.data) - self.position
+        if count > left:
+            raise CorruptStream(f"the file ends in its {what}: {count} bytes needed, {left} left")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def byte(self, what: str) -> int:
+        return self.take(1, what)[0]
+
+    def varint(self, what: str) -> int:
+        """At most 5 bytes, so at most 35 bits, in the shortest form."""
+        value = 0
+        for i in range(5):
+            byte = self.byte(what)
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                if byte == 0 and i > 0:
+                    raise CorruptStream(f"{what} is not in its shortest form")
+                return value
+        raise CorruptStream(f"{what} has more than 5 bytes")

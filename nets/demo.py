@@ -1,0 +1,103 @@
+"""The demo: one photo through every coding order, with the evidence that all latents agree to the bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from .codec import Cost, ImageCodec, coding_order
+from .container import ORDERS, Container
+from .files import write_file
+from .images import read_image
+from .weights import Weights
+
+REPETITIONS = 3
+
+
+def demo_photo() -> NDArray[np.uint8]:
+    """The astronaut Eileen Collins, 512x512, as scikit-image installs it (NASA, public domain)."""
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise ImportError("the demo's photo needs scikit-image: pip install 'quadrans[demo]'") from error
+    return np.ascontiguousarray(data.astronaut())
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 images of one shape."""
+    mse = float(np.mean((a.astype(np.float64) - b) ** 2))
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def run_demo(weights: Weights, photo: Path | None, folder: Path, console: Console) -> None:
+    """Print a table, write `demo.qdr` and `demo.png`. Raises ValueError if any decoded latent differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = demo_photo() if photo is None else read_image(photo).pixels
+    height, width = pixels.shape[:2]
+    codec = ImageCodec(weights)
+    latents = codec.analyse(pixels)
+    table = Table(title=f"{photo or 'astronaut'}, {width}x{height}, model {codec.name}")
+    for column in ("order", "steps", "bytes", "estimate", "bpp", "decode, ms", "latent"):
+        table.add_column(column, justify="left" if column == "order" else "right")
+    failures = []
+    for order in ORDERS:
+        data = codec.encode(latents, width, height, order).to_bytes()
+        cost = codec.cost(latents, order)
+        container = Container.from_bytes(data)
+        decoded = codec.decode(container)
+        times = []
+        for _ in range(REPETITIONS):
+            start = time.perf_counter()
+            codec.decode(container)
+            times.append(time.perf_counter() - start)
+        equal = np.array_equal(decoded.z, latents.z) and np.array_equal(decoded.y_hat, latents.y_hat)
+        if not equal:
+            failures.append(f"order {order}: the decoded latent differs")
+        if order == "wavefront":
+            kept, decoded_pixels, cost_map = data, codec.synthesise(decoded.y_hat, width, height), cost
+        table.add_row(
+            order,
+            str(len(coding_order(order, *latents.y_hat.shape[:2]))),
+            str(len(data)),
+            f"{cost.total / 8:.0f}",
+            f"{8 * len(data) / (width * height):.3f}",
+            f"{1000 * sorted(times)[REPETITIONS // 2]:.1f}",
+            "equal" if equal else "DIFFERS",
+        )
+    console.print(table)
+    console.print(f"PSNR {psnr(pixels, decoded_pixels):.2f} dB (the pixels are the same in every order)")
+    write_file(folder / "demo.png", lambda path: _draw(path, pixels, decoded_pixels, cost_map), True)
+    write_file(folder / "demo.qdr", lambda path: path.write_bytes(kept), True)
+    console.print(f"wrote {folder / 'demo.qdr'} and {folder / 'demo.png'}", highlight=False)
+    if failures:
+        raise ValueError("; ".join(failures))
+    console.print(
+        "all latents agree to the bit: serial (raster), wavefront, checkerboard and context-free (parallel)"
+    )
+
+
+def _draw(path: Path, original: NDArray[np.uint8], decoded: NDArray[np.uint8], cost: Cost) -> None:
+    """Original, decoded, and the bits of each latent position, side by side."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("the demo's picture needs matplotlib: pip install 'quadrans[demo]'") from error
+    height, width = original.shape[:2]
+    figure, axes = plt.subplots(1, 3, figsize=(15, 15 / 3 * height / width + 0.6), layout="constrained")
+    bits = np.kron(cost.y, np.ones((16, 16)))[:height, :width]
+    titles = ("original", f"decoded, {psnr(original, decoded):.2f} dB", "bits per 16x16 pixels")
+    for axis, image, title in zip(axes, (original, decoded, bits), titles, strict=True):
+        shown = axis.imshow(image, cmap="magma", vmin=0)
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes[2], shrink=0.8)
+    figure.savefig(path, format="png", dpi=100)
+    plt.close(figure)

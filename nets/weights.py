@@ -1,0 +1,121 @@
+"""Weight files: one safetensors file holds a model's name, its tensors and the table of its hyper-latent.
+
+Read without torch. A digest over names, shapes and bits of all tensors identifies the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..entropy import CdfTable
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import save
+except ImportError as error:
+    raise ImportError("weight files need safetensors: pip install 'quadrans[codec]'") from error
+
+Z_TABLE = "z_table"
+DEFAULT_MODEL = "minnen2018-s"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class WeightError(ValueError):
+    """A weight file that is missing, damaged, or not one of ours."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors as stored, by their state-dict names, and what is known about them."""
+
+    name: str
+    architecture: str
+    tensors: Mapping[str, NDArray[Any]]
+    z_table: CdfTable
+    info: Mapping[str, str]
+    """Free text on training: keys and values are for people."""
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everything that decides what the model computes: CONTAINER.md, "Digests"."""
+        sha = hashlib.sha256(f"quadrans weights 1\n{self.architecture}\n".encode())
+        sha.update(self.z_table.to_bytes())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            sha.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+            sha.update(np.ascontiguousarray(tensor).tobytes())
+        return sha.digest()
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless `name` may be a model's: it goes into file names and headers."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"model name {name!r}: letters, digits, '.', '_', '-' only, at most 64")
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    """Write under a temporary name and rename. Replaces an existing file."""
+    check_name(weights.name)
+    tensors = dict(weights.tensors)
+    tensors[Z_TABLE] = np.frombuffer(weights.z_table.to_bytes(), np.uint8)
+    metadata = {
+        **weights.info,
+        "format": "quadrans 1",
+        "name": weights.name,
+        "architecture": weights.architecture,
+    }
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata))
+    os.replace(temporary, path)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read and check a weight file. Raises WeightError when it is missing or not one of ours."""
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise WeightError(f"{path}: no such weight file") from error
+    except (SafetensorError, OSError) as error:
+        raise WeightError(f"{path}: not a readable safetensors file ({error})") from error
+    if metadata.pop("format", None) != "quadrans 1" or Z_TABLE not in tensors:
+        raise WeightError(f"{path}: a safetensors file, but not of a quadrans model")
+    try:
+        name, architecture = metadata.pop("name"), metadata.pop("architecture")
+        check_name(name)
+        z_table = CdfTable.from_bytes(tensors.pop(Z_TABLE).tobytes())
+    except (KeyError, ValueError) as error:
+        raise WeightError(f"{path}: damaged weight file ({error})") from error
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise WeightError(f"{path}: tensor {key} holds values that are not finite")
+    return Weights(name, architecture, tensors, z_table, metadata)
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    folder = Path(str(resources.files(__package__) / "weights"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def find_weights(model: str) -> Weights:
+    """The weights of a bundled model's name, or of a path to a weight file."""
+    bundled = bundled_models()
+    if model in bundled:
+        return read_weights(bundled[model])
+    if model.endswith(".safetensors") or "/" in model or os.sep in model:
+        return read_weights(Path(model))
+    raise WeightError(
+        f"no model named {model}; bundled: {', '.join(bundled) or 'none'}; or give a .safetensors path"
+    )

@@ -1,0 +1,77 @@
+"""Build sdist and, from it, the wheel; check what they contain; use the wheel in a fresh environment.
+
+Run by `make test`. Everything happens in a temporary folder, away from the checkout.
+"""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = {
+    path.relative_to(ROOT).as_posix()
+    for folder in ("entropy", "kernels", "nets")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md", ".safetensors")
+} | {"__init__.py", "__main__.py", "cli.py", "py.typed"}
+
+USE = """
+import sys
+import numpy as np
+from PIL import Image
+import quadrans
+from quadrans import entropy
+assert "torch" not in sys.modules, "import quadrans imported torch"
+assert quadrans.__file__.startswith(sys.prefix), quadrans.__file__
+
+rng = np.random.default_rng(0)
+table = entropy.gaussian_table()
+indexes = rng.integers(0, 64, (31, 17))
+symbols = rng.integers(-9, 9, indexes.shape)
+assert (entropy.decode(entropy.encode(symbols, indexes, table), indexes, table) == symbols).all()
+yy, xx = np.mgrid[:75, :101]
+pixels = np.stack([yy * 3, xx * 2, 128 + 80 * np.sin(yy / 9) * np.cos(xx / 7)], -1).astype(np.uint8)
+Image.fromarray(pixels).save("photo.png")
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    print("$", *command, flush=True)
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+        (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+        with tarfile.open(sdist) as archive:
+            in_sdist = {member.name.partition("/src/quadrans/")[2] for member in archive.getmembers()}
+        with zipfile.ZipFile(wheel) as archive:
+            in_wheel = {member.partition("quadrans/")[2] for member in archive.namelist()}
+        for kind, content in (("sdist", in_sdist), ("wheel", in_wheel)):
+            if missing := SHIPPED - content:
+                sys.exit(f"{kind} lacks {', '.join(sorted(missing))}")
+        venv.create(folder / "env", with_pip=True)
+        python = folder / "env" / "bin" / "python"
+        constraint = ("--constraint", ROOT / "constraints.txt")
+        run(python, "-m", "pip", "install", "--quiet", *constraint, f"{wheel}[codec]", cwd=folder)
+        run(python, "-c", USE, cwd=folder)
+        run(python, "-m", "quadrans", "compress", "photo.png", cwd=folder)
+        run(python, "-m", "quadrans", "info", "photo.qdr", cwd=folder)
+        run(python, "-m", "quadrans", "decompress", "photo.qdr", "-o", "decoded.png", cwd=folder)
+        run(
+            python,
+            "-c",
+            "from PIL import Image; assert Image.open('decoded.png').size == (101, 75)",
+            cwd=folder,
+        )
+    print("the wheel works away from the checkout")
+
+
+if __name__ == "__main__":
+    main()

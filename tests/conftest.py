@@ -1,0 +1,57 @@
+"""Shared fixtures: deterministic Hypothesis profile, real photos, a small model with a busy latent."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The tests' tensors are tiny: more threads would only wait for each other. Subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile(
+    "quadrans", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("quadrans")
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """(300, 451, 3) uint8: a cat, as scikit-image installs it."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.chelsea())
+
+
+@pytest.fixture(scope="session")
+def small_weights():
+    """A model with random weights whose latent is busy, so that coding it tests something."""
+    import torch
+
+    from quadrans.nets.export import export_weights
+    from quadrans.nets.minnen2018 import Minnen2018
+
+    torch.manual_seed(1)
+    net = Minnen2018(8, 12)
+    with torch.no_grad():
+        for module, gain in ((net.g_a[6], 100.0), (net.h_a[4], 30.0), (net.entropy_parameters[4], 20.0)):
+            module.weight.mul_(gain)
+        net.entropy_bottleneck.quantiles[:, 0, 1] = torch.linspace(-0.7, 0.7, 8)
+    return export_weights(net, "small", {"training": "none"})
+
+
+@pytest.fixture(scope="session")
+def small_codec(small_weights):
+    from quadrans.nets.codec import ImageCodec
+
+    return ImageCodec(small_weights)
+
+
+@pytest.fixture(scope="session")
+def bundled_codec():
+    from quadrans.nets.codec import ImageCodec
+    from quadrans.nets.weights import DEFAULT_MODEL, find_weights
+
+    return ImageCodec(find_weights(DEFAULT_MODEL))
