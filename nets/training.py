@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,22 +164,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        values = [float(value.detach()) for value in (loss, bpp_y, bpp_z, mse)]
-        if not math.isfinite(values[0]):
-            raise FloatingPointError(f"step {self.step} has loss {values[0]}; lower the learning rate")
-        return Metrics(self.step, *values, learning_rate=learning_rate(config, self.step))
-
-
-def train(
-    config: TrainConfig,
-    photos: Photos,
-    folder: Path,
-    on_step: Callable[[Metrics], None] = lambda metrics: None,
-    device: str | None = None,
-    checkpoint_every: int = 500,
-) -> Minnen2018:
-    """Run a training to its end, from the folder's checkpoint if there is one. Returns the model."""
-    trainer = Trainer(config, photos, folder, device)
-    for metrics in trainer.run(checkpoint_every):
-        on_step(metrics)
-    return trainer.model
+        figures = {"loss": loss, "bpp_y": bpp_y, "bpp_z": bpp_z, "mse": mse}
+        values = {key: float(value.detach()) for key, value in figures.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"step {self.step} has loss {values['loss']}; lower the learning rate")
+        return Metrics(self.step, learning_rate=learning_rate(config, self.step), **values)
