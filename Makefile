@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint types unit wheel clean
 
 demo: $(VENV)/.demo
-	$(BIN)/quadrans demo
+	$(BIN)/quadrans demo --force
 
 test: lint types unit wheel
 
@@ -19,7 +19,7 @@ types: $(VENV)/.test
 
 # A fresh Numba cache: Numba does not notice an edit to a function that a cached one calls from another file.
 unit: $(VENV)/.test
-	NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest
+	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest
 
 wheel: $(VENV)/.test
 	$(BIN)/python tests/check_wheel.py

@@ -50,8 +50,8 @@ class TorchSerial:
         joined = torch.cat([features[:, :, row : row + 1, col : col + 1], context], 1)
         scales, means = self.net.entropy_parameters(joined)[0, :, 0, 0].chunk(2)
         fixed = (means * kernels.FRACTIONS).round().to(torch.int32)
-        whole = (fixed + kernels.FRACTIONS // 2) >> 4
-        fraction = fixed - (whole << 4) + kernels.FRACTIONS // 2
+        whole = (fixed + kernels.FRACTIONS // 2) // kernels.FRACTIONS
+        fraction = fixed - whole * kernels.FRACTIONS + kernels.FRACTIONS // 2
         index = torch.searchsorted(self.thresholds, scales) * kernels.FRACTIONS + fraction
         return whole.numpy(), index.numpy()
 

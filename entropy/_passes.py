@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import as_int32, raise_bad_index
+from ._compiled import import_compiled
 from .errors import CorruptStream
 from .table import CdfTable
 
@@ -22,9 +23,7 @@ KIND_LANES, KIND_RANGE = 0, 1
 @cache
 def loops() -> ModuleType:
     """The Numba loops; Numba takes longer to import than all else, so it waits for the first use."""
-    from . import _loops
-
-    return _loops
+    return import_compiled("._loops", __package__)
 
 
 def decoding_arrays(table: CdfTable) -> tuple[Any, ...]:

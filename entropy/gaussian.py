@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .quantize import quantize
-from .table import MAX_CELLS, MAX_PRECISION, MAX_ROWS, MIN_PRECISION, CdfTable
+from .table import MAX_CELLS, MAX_ROWS, CdfTable, check_precision
 
 # exp(x^2/2) Q(x) / t as a polynomial in u, where t = 4 / (4 + x) and u = (8 t - 5) / 3, so that
 # 0 <= x <= 12 is -1 <= u <= 1; Q is the upper tail of the normal. Relative error below 1e-14
@@ -73,8 +73,10 @@ def scale_thresholds(scales: ArrayLike | None = None) -> NDArray[np.float32]:
     if s.ndim != 1 or s.size < 1 or not np.all(s > 0) or not np.all(np.isfinite(s)):
         raise ValueError(f"scales must be 1-D, not empty, finite and > 0; shape {s.shape}")
     thresholds = np.sqrt(s[:-1] * s[1:]).astype(np.float32)
-    if not np.all(np.diff(s) > 0) or not np.all(np.diff(thresholds) > 0):
-        raise ValueError("scales must be strictly increasing, and their midpoints distinct in float32")
+    if not np.all(np.diff(s) > 0) or not np.all(np.diff(thresholds) > 0) or not np.isfinite(thresholds).all():
+        raise ValueError(
+            "scales must be strictly increasing, and their midpoints distinct and finite in float32"
+        )
     return thresholds
 
 
@@ -89,8 +91,7 @@ def gaussian_table(
     A row holds the symbols whose probability is worth a cell, at most 2**(precision - 1); the others
     are escapes. Deterministic: equal floats give equal tables on every machine. Raises ValueError.
     """
-    if not MIN_PRECISION <= precision <= MAX_PRECISION:
-        raise ValueError(f"precision {precision}, legal are {MIN_PRECISION}..{MAX_PRECISION}")
+    precision = check_precision(precision)
     s, mean = np.broadcast_arrays(
         default_scales() if scales is None else np.asarray(scales, np.float64),
         0.0 if means is None else np.asarray(means, np.float64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import struct
 from collections.abc import Sequence
 from functools import cached_property
@@ -79,7 +80,7 @@ class CdfTable:
         in each row, by default max(0, 1 - sum of the row). Rows are normalized with their escape.
         Deterministic: equal floats give equal tables on every machine. Raises ValueError.
         """
-        _check_precision(precision)
+        precision = check_precision(precision)
         rows = [np.asarray(row, np.float64) for row in pmfs]
         for r, row in enumerate(rows):
             if row.ndim != 1 or row.size < 1 or not np.all(np.isfinite(row)) or np.any(row < 0):
@@ -211,7 +212,7 @@ class CdfTable:
         precision: int,
     ) -> None:
         """Checks every invariant of the class, then stores the arrays."""
-        _check_precision(precision)
+        precision = check_precision(precision)
         rows = offsets.size
         if freqs.ndim != 1 or offsets.ndim != 1 or row_starts.shape != (rows + 1,):
             raise ValueError(
@@ -232,7 +233,7 @@ class CdfTable:
         _refuse(offsets < _INT32_MIN, offsets, "as offset, below int32")
         _refuse(offsets > _INT32_MAX - (lengths - 2), offsets, "as offset, its last symbol is above int32")
         self.__dict__.update(
-            precision=int(precision),
+            precision=precision,
             offsets=_frozen(offsets.astype(np.int32)),
             row_starts=_frozen(row_starts.astype(np.int32)),
             freqs=_frozen(freqs.astype(np.uint16)),
@@ -250,9 +251,12 @@ def _refuse(bad: NDArray[np.bool_], values: NDArray[np.int64], message: str) -> 
         raise ValueError(f"row {row} has {values[row]} {message}")
 
 
-def _check_precision(precision: int) -> None:
+def check_precision(precision: int) -> int:
+    """The precision as a plain int. Raises ValueError unless it is legal, TypeError if it is no integer."""
+    precision = operator.index(precision)
     if not MIN_PRECISION <= precision <= MAX_PRECISION:
         raise ValueError(f"precision {precision}, legal are {MIN_PRECISION}..{MAX_PRECISION}")
+    return precision
 
 
 def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:

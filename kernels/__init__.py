@@ -7,8 +7,9 @@ The names below load on first use, so that importing quadrans doesn't import Num
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ..entropy._compiled import import_compiled
 
 if TYPE_CHECKING:
     from .conv import Conv2d, ConvTranspose2d, Layer, LeakyReLU, ReLU, Sequential
@@ -89,7 +90,7 @@ _HOME = dict.fromkeys(__all__, "orders") | {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_compiled(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -294,7 +294,7 @@ def parameters(  # type: ignore[no-untyped-def]
             return False
     slab = y_hat.shape[2] * len(context_bias)
     for t in range(len(index)):
-        if index[t] < 0 or (index[t] + 1) * slab > len(context_weight):
+        if index[t] < 0 or index[t] >= len(context_weight) // slab:
             return False
     here = np.zeros(1, np.int64)
     for begin in range(0, total, CHUNK):

@@ -27,11 +27,19 @@ class Layer(Protocol):
 def ready(value: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
     """`value` as a C-contiguous, writable array of `dtype`, copied only if needed.
 
-    Numba compiles everything anew for any other layout, read-only arrays included.
+    Numba compiles everything anew for any other layout, read-only arrays included. To an integer dtype
+    only integers that it holds are converted: TypeError or ValueError otherwise.
     """
     if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
         return value
-    return np.require(value, dtype=dtype, requirements=("C", "A", "W"))
+    array = np.asarray(value)
+    if array.dtype != dtype and np.issubdtype(dtype, np.integer):
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{array.dtype} where integers are needed")
+        limits = np.iinfo(np.dtype(dtype).str)
+        if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+            raise ValueError(f"integers {array.min()}..{array.max()} exceed {np.dtype(dtype)}")
+    return np.require(array, dtype=dtype, requirements=("C", "A", "W"))
 
 
 def float_array(value: ArrayLike, what: str, ndim: int) -> FloatArray:
@@ -200,6 +208,7 @@ class ReLU:
     def __call__(self, x: FloatArray) -> FloatArray:
         image = float_array(x, "x", 3)
         out = np.empty_like(image)
+        compiled.check_arithmetic()
         compiled.relu(image.reshape(-1), out.reshape(-1))
         return out
 

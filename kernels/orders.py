@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 IntArray = NDArray[np.int64]
 
+MAX_REACH = 1 << 15
+"""Furthest row or column offset of a tap."""
+
 
 @dataclass(frozen=True, eq=False)
 class Taps:
@@ -31,6 +34,18 @@ class Taps:
     dr: IntArray
     dc: IntArray
     shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for anything that the compiled kernels could not index safely."""
+        arrays = [np.asarray(array) for array in (self.index, self.dr, self.dc)]
+        if any(array.dtype != np.int64 or array.shape != (len(self.index),) for array in arrays):
+            kinds = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+            raise ValueError(f"index, dr and dc must be int64 of one 1-D shape, not {kinds}")
+        taps = self.shape[0] * self.shape[1]
+        if len(self.index) and not (self.index.min() >= 0 and self.index.max() < taps):
+            raise ValueError(f"tap indexes {self.index.min()}..{self.index.max()} of a kernel of {taps} taps")
+        if any(np.abs(array).max(initial=0) > MAX_REACH for array in arrays[1:]):
+            raise ValueError(f"a tap reads further than {MAX_REACH} positions away")
 
     def __len__(self) -> int:
         return len(self.index)

@@ -13,19 +13,47 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import entropy, kernels
 from ..entropy import CdfTable, TableMismatch
-from .container import DIGEST_BYTES, Container, check_size
+from .container import DIGEST_BYTES, MULTIPLE, Container, check_size
+from .context import ANCHOR_PARITY, MODES
+from .device import usable_device
 from .lowering import array, bias_array, lower
 from .minnen2018 import Minnen2018
+from .tiling import tiled
 from .weights import WeightError, Weights
+
+STRIDE = 16
+"""Pixels on a side for each position of y."""
+
+MODE_OF_ORDER = {
+    "raster": "causal",
+    "wavefront": "causal",
+    "checkerboard": "checkerboard",
+    "parallel": "none",
+}
+"""What each coding order of a .qdr file lets the context convolution see."""
 
 
 class ModelMismatch(ValueError):
     """A .qdr file that was made with other weights than those at hand."""
+
+
+def coding_order(order: str, height: int, width: int) -> kernels.Order:
+    """The coding order of a .qdr file, by its name there, for a latent of height x width positions."""
+    match order:
+        case "raster":
+            return kernels.raster(height, width, kernels.causal_mask(5))
+        case "wavefront":
+            return kernels.wavefront(height, width, kernels.causal_mask(5))
+        case "checkerboard":
+            return kernels.checkerboard(height, width, kernels.checkerboard_mask(5), ANCHOR_PARITY)
+        case "parallel":
+            return kernels.parallel(height, width)
+    raise ValueError(f"unknown coding order {order!r}; known: {', '.join(MODE_OF_ORDER)}")
 
 
 @cache
@@ -37,18 +65,23 @@ def latent_table() -> CdfTable:
 
 
 def build(weights: Weights) -> Minnen2018:
-    """The torch module with these weights, in float32, ready for inference."""
+    """The torch module with these weights, in float32, ready for inference.
+
+    Raises WeightError if the tensors or the table are not those of a Minnen2018.
+    """
     if weights.architecture != "minnen2018":
         raise WeightError(f"model {weights.name} has the unknown architecture {weights.architecture!r}")
+    tensors = {key: torch.from_numpy(value.astype(np.float32)) for key, value in weights.tensors.items()}
     try:
-        net = Minnen2018(weights.tensors["g_a.0.weight"].shape[0], weights.tensors["g_a.6.weight"].shape[0])
-        net.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in weights.tensors.items()})
-    except (KeyError, IndexError, RuntimeError) as error:
+        # On the meta device shapes are compared before anything of a size that the file claims is made.
+        with torch.device("meta"):
+            net = Minnen2018(len(tensors["g_a.0.weight"]), len(tensors["g_a.6.weight"]))
+        net.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightError(f"model {weights.name}: tensors do not fit minnen2018 ({error})") from error
-    if len(weights.z_table.offsets) != net.n:
-        raise WeightError(
-            f"model {weights.name}: {len(weights.z_table.offsets)} table rows for {net.n} channels"
-        )
+    net.context_prediction.make_masks()
+    if weights.z_table.rows != net.n:
+        raise WeightError(f"model {weights.name}: {weights.z_table.rows} table rows for {net.n} channels")
     return net.channels_last().eval().requires_grad_(False)
 
 
@@ -61,43 +94,56 @@ class Latents:
     z: NDArray[np.int32]
     """(H/64, W/64, n), distances from the medians"""
 
+    def same_bits(self, other: Latents) -> bool:
+        """Whether both arrays of both have the same shape and bytes."""
+        pairs = ((self.y_hat, other.y_hat), (self.z, other.z))
+        return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What a photo's latents cost under the tables, in bits."""
+    """What a photo's latents cost, in bits."""
 
+    model: float
+    """-log2 of the network's continuous densities, both latents"""
     z: float
+    """-log2 p under the z table"""
     y: NDArray[np.float64]
-    """(H/16, W/16), summed over channels"""
+    """(H/16, W/16), -log2 p under the y table, summed over channels"""
 
     @property
-    def total(self) -> float:
+    def tables(self) -> float:
+        """Bits of both latents under the tables: what an ideal coder would write."""
         return self.z + float(self.y.sum())
 
 
 class ImageCodec:
-    """Codes photos with one model. Not tied to an image size; safe to share between threads."""
+    """Codes photos with one model. Not tied to an image size; safe to share between threads.
+
+    weights: of a Minnen2018. device: torch device of the transforms; the rest runs on the CPU. Raises
+    WeightError for weights that don't fit, ValueError for a device that torch can't use.
+    """
 
     def __init__(self, weights: Weights, device: str = "cpu") -> None:
         self.name = weights.name
         self.weight_digest = weights.digest[:DIGEST_BYTES]
-        self.net = build(weights).to(device)
-        self.device = device
+        self.device = usable_device(device)
+        self.net = build(weights).to(self.device)
         self.z_table, self.y_table = weights.z_table, latent_table()
+        thresholds = entropy.scale_thresholds(entropy.default_scales())
         digests = self.z_table.digest + self.y_table.digest
-        self.table_digest = sha256(digests.encode()).digest()[:DIGEST_BYTES]
+        tables = sha256(digests.encode() + thresholds.astype("<f4").tobytes())
+        self.table_digest = tables.digest()[:DIGEST_BYTES]
         self.medians = array(self.net.entropy_bottleneck.medians)
         self.h_s = lower(self.net.h_s)
         context = self.net.context_prediction
+        head = lower(self.net.entropy_parameters)
         self.context_model = kernels.ContextModel(
-            array(context.weight),
-            bias_array(context),
-            lower(self.net.entropy_parameters),
-            entropy.scale_thresholds(entropy.default_scales()),
+            array(context.weight), bias_array(context), head, thresholds
         )
 
     def compress(self, pixels: NDArray[np.uint8], order: str = "wavefront") -> bytes:
-        """(H, W, 3) uint8 RGB to the bytes of a .qdr file."""
+        """(H, W, 3) uint8 RGB to the bytes of a .qdr file. Raises ValueError for other arrays and orders."""
         return self.encode(self.analyse(pixels), pixels.shape[1], pixels.shape[0], order).to_bytes()
 
     def decompress(self, data: bytes) -> NDArray[np.uint8]:
@@ -108,33 +154,46 @@ class ImageCodec:
 
     @torch.inference_mode()
     def analyse(self, pixels: NDArray[np.uint8]) -> Latents:
-        """Pixels to rounded latents. The last row and column are repeated up to multiples of 64."""
+        """(H, W, 3) uint8 RGB to rounded latents.
+
+        The last row and column are repeated up to multiples of 64. Raises ValueError for other arrays, and
+        for images without pixels or beyond `container.MAX_PIXELS`.
+        """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
         height, width = pixels.shape[:2]
         check_size(width, height)
-        x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
-        multiple = self.net.downsampling
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        y = self.net.g_a(x.contiguous(memory_format=torch.channels_last))
-        z = self.net.h_a(y) - self.net.entropy_bottleneck.medians[:, None, None]
+        padding = ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0))
+        x = torch.from_numpy(np.pad(pixels, padding, mode="edge")).permute(2, 0, 1)[None]
+        y = tiled(self._analysis, x, STRIDE, 1)
+        z = self.net.h_a(y.to(self.device)) - self.net.entropy_bottleneck.medians[:, None, None]
         # Adding zero turns the -0.0 that rounding may give into the 0.0 that a decoder finds.
         y_hat, z = ((t.round() + 0.0)[0].permute(1, 2, 0).contiguous().cpu() for t in (y, z))
         return Latents(y_hat.numpy(), z.to(torch.int32).numpy())
 
+    def _analysis(self, x: Tensor) -> Tensor:
+        x = x.to(self.device).float() / 255
+        return self.net.g_a(x.contiguous(memory_format=torch.channels_last)).cpu()
+
     @torch.inference_mode()
     def synthesise(self, y_hat: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
-        """A latent to pixels, cropped to the photo's size."""
-        y = torch.from_numpy(y_hat).to(self.device).permute(2, 0, 1)[None]
-        x = self.net.g_s(y)[0, :, :height, :width]
-        return (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        """A latent (h, w, m) to (height, width, 3) uint8 RGB. Raises ValueError if the sizes don't fit."""
+        self._check_latent(y_hat, width, height)
+        x = tiled(self._synthesis, torch.from_numpy(y_hat).permute(2, 0, 1)[None], 1, STRIDE)
+        return x[0, :, :height, :width].permute(1, 2, 0).contiguous().numpy()
+
+    def _synthesis(self, y_hat: Tensor) -> Tensor:
+        x = self.net.g_s(y_hat.to(self.device).contiguous(memory_format=torch.channels_last))
+        # An absurd latent of a forged file can overflow to NaN, which has no defined integer.
+        return (x.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
     def features(self, z: NDArray[np.int32]) -> NDArray[np.float32]:
         """Hyper-synthesis of (h, w, n) symbols to (4h, 4w, 2m), exact."""
         return self.h_s(z.astype(np.float32) + self.medians)
 
     def encode(self, latents: Latents, width: int, height: int, order: str = "wavefront") -> Container:
-        """Code the latents of a width x height photo."""
+        """Code the latents of a width x height photo. Raises ValueError if they don't fit its size."""
+        self._check_latent(latents.y_hat, width, height)
         coding = coding_order(order, *latents.y_hat.shape[:2])
         z = entropy.encode(latents.z, self._channels(latents.z.shape), self.z_table)
         encoder = entropy.Encoder(self.y_table)
@@ -146,8 +205,7 @@ class ImageCodec:
     def decode(self, container: Container) -> Latents:
         """The latents of a .qdr file. Raises CorruptStream, TableMismatch or ModelMismatch."""
         self.check(container)
-        multiple = self.net.downsampling
-        h, w = -(-container.height // multiple), -(-container.width // multiple)
+        h, w = -(-container.height // MULTIPLE), -(-container.width // MULTIPLE)
         z = entropy.decode(container.z, self._channels((h, w, self.net.n)), self.z_table)
         decoder = entropy.Decoder(container.y, self.y_table)
         coding = coding_order(container.order, 4 * h, 4 * w)
@@ -167,28 +225,28 @@ class ImageCodec:
                 f"made with tables {container.table_digest.hex()}, not with {self.table_digest.hex()}"
             )
 
+    @torch.inference_mode()
     def cost(self, latents: Latents, order: str = "wavefront") -> Cost:
-        """The sum of -log2 p under the tables, and where it falls."""
+        """What the latents cost in a coding order: by the model's own estimate, and under the tables."""
         coding = coding_order(order, *latents.y_hat.shape[:2])
         features = self.features(latents.z)
         symbols, indexes = kernels.latent_symbols(latents.y_hat, features, self.context_model, coding)
-        z = self.z_table.bits(latents.z, self._channels(latents.z.shape))
-        y = self.y_table.symbol_bits(symbols, indexes).sum(-1)
-        return Cost(float(z), y)
+        y_hat, z_hat = (
+            torch.from_numpy(latent).permute(2, 0, 1)[None].to(self.device)
+            for latent in (latents.y_hat, latents.z.astype(np.float32) + self.medians)
+        )
+        mode = torch.tensor([MODES.index(MODE_OF_ORDER[order])])
+        return Cost(
+            float(self.net.latent_bits(y_hat, z_hat, mode)),
+            self.z_table.bits(latents.z, self._channels(latents.z.shape)),
+            self.y_table.symbol_bits(symbols, indexes).sum(-1),
+        )
 
     def _channels(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
         return np.broadcast_to(np.arange(self.net.n, dtype=np.int32), shape)
 
-
-def coding_order(order: str, height: int, width: int) -> kernels.Order:
-    """The coding order of a .qdr file, by its name there, for a latent of height x width positions."""
-    match order:
-        case "raster":
-            return kernels.raster(height, width, kernels.causal_mask(5))
-        case "wavefront":
-            return kernels.wavefront(height, width, kernels.causal_mask(5))
-        case "checkerboard":
-            return kernels.checkerboard(height, width, kernels.checkerboard_mask(5), parity="odd")
-        case "parallel":
-            return kernels.parallel(height, width)
-    raise ValueError(f"unknown coding order {order!r}")
+    def _check_latent(self, y_hat: NDArray[np.float32], width: int, height: int) -> None:
+        check_size(width, height)
+        expected = (-(-height // MULTIPLE) * 4, -(-width // MULTIPLE) * 4, self.net.m)
+        if y_hat.shape != expected:
+            raise ValueError(f"y_hat of shape {y_hat.shape}; {width}x{height} pixels have {expected}")

@@ -5,6 +5,7 @@ Needs neither torch nor the coder, so that a file can be inspected anywhere.
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from ..entropy.errors import CorruptStream
 
 MAGIC = b"\x89QDR"
 VERSION = 1
+MULTIPLE = 64
+"""Sides are padded to multiples of this many pixels."""
 MAX_PIXELS = 1 << 26
-"""Images above this count of pixels (8192 x 8192) are refused by writer and reader."""
-MAX_NAME = 64
+"""Images that have more pixels than this (8192 x 8192) after padding are refused by writer and reader."""
 DIGEST_BYTES = 8
 ORDERS = ("raster", "wavefront", "checkerboard", "parallel")
 SECTIONS = ("z", "y")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class UnsupportedVersion(CorruptStream):
@@ -44,13 +47,13 @@ class Container:
         check_size(self.width, self.height)
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {self.order!r}")
-        if not 1 <= len(self.model.encode()) <= MAX_NAME:
-            raise ValueError(f"model name of {len(self.model.encode())} bytes, not 1 to {MAX_NAME}")
+        check_name(self.model)
         for digest in (self.weight_digest, self.table_digest):
             if len(digest) != DIGEST_BYTES:
                 raise ValueError(f"digest of {len(digest)} bytes, not {DIGEST_BYTES}")
 
     def to_bytes(self) -> bytes:
+        """The whole file, as CONTAINER.md has it."""
         name = self.model.encode()
         sections = (self.z, self.y)
         header = b"".join(
@@ -69,13 +72,13 @@ class Container:
         return b"".join((header, _crc(header), *sections))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Container:
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Container:
         """Parse and check everything but the streams' own content.
 
         Raises UnsupportedVersion on a later version, CorruptStream on anything else that is not a whole,
         undamaged .qdr file, or whose image is larger than MAX_PIXELS.
         """
-        reader = _Reader(data)
+        reader = _Reader(bytes(data))
         if (magic := reader.take(len(MAGIC), "magic")) != MAGIC:
             raise CorruptStream(f"not a .qdr file: it starts with {magic.hex()}, not {MAGIC.hex()}")
         if (version := reader.byte("version")) != VERSION:
@@ -95,7 +98,7 @@ class Container:
             )
             for section in SECTIONS
         ]
-        computed = _crc(data[: reader.position])
+        computed = _crc(reader.data[: reader.position])
         if reader.take(4, "header checksum") != computed:
             raise CorruptStream("the header is damaged: its checksum does not match")
         sections = []
@@ -111,17 +114,28 @@ class Container:
         try:
             if order >= len(ORDERS):
                 raise ValueError(f"unknown coding order {order}")
-            return cls(width, height, ORDERS[order], name.decode(), weight_digest, table_digest, *sections)
+            return cls(
+                width, height, ORDERS[order], name.decode("ascii"), weight_digest, table_digest, *sections
+            )
         except ValueError as error:
             raise CorruptStream(str(error)) from error
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ValueError unless both sides are at least 1 and the pixels at most MAX_PIXELS."""
+    """Raise ValueError unless both sides are at least 1 and the padded pixels at most MAX_PIXELS."""
     if width < 1 or height < 1:
         raise ValueError(f"an image of {width}x{height} pixels has no pixels")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"an image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
+    if -(-width // MULTIPLE) * -(-height // MULTIPLE) * MULTIPLE**2 > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {width}x{height} pixels, padded to multiples of {MULTIPLE}, "
+            f"exceeds the limit of {MAX_PIXELS} pixels"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless `name` may be a model's: it goes into file names, headers and terminals."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"model name {name!r}: letters, digits, '.', '_', '-' only, at most 64")
 
 
 def _crc(data: bytes) -> bytes:

@@ -13,25 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import causal_mask, checkerboard_mask
+
 MODES = ("causal", "checkerboard", "none")
+ANCHOR_PARITY = "odd"
+"""Anchors of the checkerboard are the positions of this row + column, as in codes derived from the paper."""
 
 
 class ContextConv(nn.Conv2d):
     """A k x k convolution of y_hat (B, m, H, W) to context features (B, 2m, H, W), masked by mode.
 
-    In "checkerboard" the anchors are the positions with row + column odd. Their features are zero, not
-    the bias (the paper's section 4.3), as is everything in "none".
+    In "checkerboard" the anchors' features are zero, not the bias (the paper's section 4.3), as is
+    everything in "none".
     """
 
     masks: Tensor
 
     def __init__(self, m: int, kernel: int = 5) -> None:
         super().__init__(m, 2 * m, kernel, padding=kernel // 2)
-        row, col = torch.meshgrid(torch.arange(kernel), torch.arange(kernel), indexing="ij")
-        centre = kernel // 2
-        causal = (row < centre) | ((row == centre) & (col < centre))
-        checkerboard = (row + col) % 2 == 1
-        self.register_buffer("masks", torch.stack([causal, checkerboard]).float(), persistent=False)
+        self.make_masks()
+
+    def make_masks(self) -> None:
+        """(Re)make the masks, which a model made on the meta device lacks."""
+        kernel = self.kernel_size[0]
+        masks = [torch.from_numpy(mask(kernel)) for mask in (causal_mask, checkerboard_mask)]
+        self.register_buffer("masks", torch.stack(masks).float(), persistent=False)
 
     def forward(self, y_hat: Tensor, mode: str) -> Tensor:  # type: ignore[override]
         if mode == "none":
@@ -42,5 +48,5 @@ class ContextConv(nn.Conv2d):
             return F.conv2d(y_hat, weight, self.bias, padding=self.padding)
         h, w = y_hat.shape[2:]
         parity = torch.arange(h, device=y_hat.device)[:, None] + torch.arange(w, device=y_hat.device)
-        anchors = (parity % 2).to(y_hat.dtype)
+        anchors = (parity % 2 == (ANCHOR_PARITY == "odd")).to(y_hat.dtype)
         return F.conv2d(y_hat * anchors, weight, self.bias, padding=self.padding) * (1 - anchors)

@@ -72,7 +72,7 @@ class FactorizedPrior(nn.Module):
         """Probability mass of [z - 1/2, z + 1/2], (channels, 1, count)."""
         lower, upper = self.logits_cdf(z - 0.5), self.logits_cdf(z + 0.5)
         # In the upper tail both sigmoids are close to one: mirror, so that the difference keeps its digits.
-        sign = -(lower + upper).sign().detach()
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)
         return ((sign * upper).sigmoid() - (sign * lower).sigmoid()).abs()
 
     def forward(self, z: Tensor) -> Tensor:

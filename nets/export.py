@@ -37,8 +37,14 @@ def hyper_table(prior: FactorizedPrior) -> CdfTable:
 
 
 def export_weights(net: Minnen2018, name: str, info: Mapping[str, str]) -> Weights:
-    """The module's weights as they are shipped. float16 keeps 11 bits of each, and halves the file."""
+    """The module's weights as they are shipped. float16 keeps 11 bits of each, and halves the file.
+
+    Raises ValueError if a value is not finite in float16.
+    """
     tensors = {key: value.detach().cpu().half() for key, value in net.state_dict().items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"tensor {key} holds values beyond float16's 65504, or not finite")
     rounded = Minnen2018(net.n, net.m)
     rounded.load_state_dict(tensors)
     arrays = {key: value.numpy() for key, value in tensors.items()}

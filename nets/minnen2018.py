@@ -66,17 +66,36 @@ class Minnen2018(nn.Module):
         """
         y = self.g_a(x).float()
         z = self.h_a(y).float()
-        features = self.h_s(self.round_z(z))
         y_hat = round_through(y)
-        context = torch.empty_like(features)
+        scales, means = self.distributions(y_hat, self.round_z(z), modes)
+        # Likelihoods need all of float32, whatever the precision of the layers.
+        with torch.autocast(x.device.type, enabled=False):
+            y_bits = gaussian_bits(uniform_noise(y), scales, means)
+            z_bits = self.entropy_bottleneck(uniform_noise(z))
+        return Prediction(self.g_s(y_hat), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+
+    def distributions(self, y_hat: Tensor, z_hat: Tensor, modes: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and means of y, (B, m, H, W) float32 each, from both rounded latents.
+
+        y_hat (B, m, H, W); z_hat (B, n, H/4, W/4); modes (B,) indexes MODES.
+        """
+        features = self.h_s(z_hat)
+        context = torch.zeros_like(features)
         for i, mode in enumerate(MODES):
             chosen = modes == i
             if chosen.any():
                 context[chosen] = self.context_prediction(y_hat[chosen], mode).to(context.dtype)
-        scales, means = self.entropy_parameters(torch.cat([features, context], 1)).float().chunk(2, 1)
-        y_bits = gaussian_bits(uniform_noise(y), scales, means)
-        z_bits = self.entropy_bottleneck(uniform_noise(z))
-        return Prediction(self.g_s(y_hat), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+        joined = torch.cat([features, context], 1)
+        scales, means = self.entropy_parameters(joined).float().chunk(2, 1)
+        return scales, means
+
+    def latent_bits(self, y_hat: Tensor, z_hat: Tensor, modes: Tensor) -> Tensor:
+        """The model's own estimate for rounded latents, (B,) bits: -log2 of its continuous densities.
+
+        Shapes as in `distributions`.
+        """
+        y_bits = gaussian_bits(y_hat, *self.distributions(y_hat, z_hat, modes))
+        return y_bits.sum((1, 2, 3)) + self.entropy_bottleneck(z_hat).sum((1, 2, 3))
 
     def channels_last(self) -> Minnen2018:
         """The model itself, its weights laid out channels-last: what the CPU's convolutions like best."""
@@ -86,5 +105,6 @@ class Minnen2018(nn.Module):
         return self
 
     def round_z(self, z: Tensor) -> Tensor:
+        """z rounded to its channels' medians plus integers (straight-through), (B, n, H, W)."""
         medians = self.entropy_bottleneck.medians[:, None, None]
         return round_through(z - medians) + medians

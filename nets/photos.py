@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import IMAGE_SUFFIXES, ImageError, read_image
+from .images import IMAGE_SUFFIXES, ImageError, read_image, read_size
 
 CACHE_BYTES = 1 << 30
 
@@ -17,7 +16,8 @@ CACHE_BYTES = 1 << 30
 class Photos:
     """The photos below a folder that are at least `crop` pixels on each side.
 
-    `skipped` names what was left out and why. Decoded photos stay in memory up to 1 GiB.
+    `skipped` names what was left out and why. Only headers are read at first; decoded photos stay in
+    memory up to 1 GiB. Not safe to share between threads.
     """
 
     def __init__(self, folder: Path, crop: int) -> None:
@@ -28,34 +28,25 @@ class Photos:
         self.paths: list[Path] = []
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._cached_bytes = 0
-        self._lock = threading.Lock()
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
             try:
-                pixels = read_image(path).pixels
+                width, height = read_size(path)
+                if min(width, height) < crop:
+                    raise ImageError(f"{width}x{height} is smaller than the crop of {crop}")
+                self.paths.append(path)
             except (ImageError, OSError) as error:
                 self.skipped.append((path, str(error)))
-                continue
-            if min(pixels.shape[:2]) < crop:
-                height, width = pixels.shape[:2]
-                self.skipped.append((path, f"{width}x{height} is smaller than the crop of {crop}"))
-                continue
-            self._remember(len(self.paths), pixels)
-            self.paths.append(path)
         if not self.paths:
             reasons = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:5])
             raise ValueError(f"{folder} holds no photo of at least {crop}x{crop} pixels{reasons}")
-
-    def _remember(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        with self._lock:
-            if index not in self._cache and self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
-                self._cache[index] = pixels
-                self._cached_bytes += pixels.nbytes
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         pixels = self._cache.get(index)
         if pixels is None:
             pixels = read_image(self.paths[index]).pixels
-            self._remember(index, pixels)
+            if self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
+                self._cache[index] = pixels
+                self._cached_bytes += pixels.nbytes
         return pixels
 
     def batch(self, rng_key: Sequence[int], size: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .context import MODES
+from .device import usable_device
 from .minnen2018 import Minnen2018
 from .photos import Photos
 
@@ -84,7 +85,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, photos: Photos, folder: Path, device: str | None = None) -> None:
         self.config, self.photos, self.folder = config, photos, folder
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(config.seed)
         self.model = Minnen2018(config.n, config.m).channels_last().to(self.device)
@@ -94,26 +95,48 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
+        self._trim_log()
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        path = self.folder / CHECKPOINT
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            old_config, step = dict(state["config"]), int(state["step"])
+        except Exception as error:
+            # torch's unpickler answers damage with whatever its parsing ran into.
+            raise ValueError(f"{path} is no checkpoint of a training, or a damaged one ({error})") from error
         differing = {
             key: (old, new)
             for key, new in asdict(self.config).items()
-            if key != "steps" and (old := state["config"].get(key)) != new
+            if key != "steps" and (old := old_config.get(key)) != new
         }
         if differing:
             changes = ", ".join(f"{key} was {old}, now {new}" for key, (old, new) in differing.items())
             raise ValueError(f"{self.folder} holds a run with other settings: {changes}")
+        if step > self.config.steps:
+            raise ValueError(
+                f"{self.folder} holds a run of {step} steps already, more than {self.config.steps}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step = step
+
+    def _trim_log(self) -> None:
+        """Keep of the log what came before the checkpoint: later steps will run again, if a kill left any."""
         log = self.folder / LOG
-        if log.exists():
-            # A kill may leave lines of steps after the checkpoint, and half a line: they will be run again.
-            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] < self.step]
-            log.write_text("".join(f"{line}\n" for line in kept))
+        if not log.exists():
+            return
+        kept = []
+        for line in log.read_text(errors="replace").splitlines():
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if step < self.step:
+                kept.append(f"{line}\n")
+        temporary = self.folder / f"{LOG}.tmp"
+        temporary.write_text("".join(kept))
+        os.replace(temporary, log)
 
     def save(self) -> None:
         """Write the checkpoint under a temporary name and rename it."""
@@ -128,7 +151,12 @@ class Trainer:
         os.replace(temporary, self.folder / CHECKPOINT)
 
     def run(self, checkpoint_every: int = 500) -> Iterator[Metrics]:
-        """Train to `config.steps`, giving each step's metrics; checkpoints on the way and at the end."""
+        """Train to `config.steps`, giving each step's metrics; checkpoints on the way and at the end.
+
+        Raises FloatingPointError, with the last checkpoint intact, when loss or gradient are not finite.
+        """
+        if checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
         with ThreadPoolExecutor(1) as pool, (self.folder / LOG).open("a", buffering=1) as log:
             ahead = pool.submit(self._crops, self.step)
             while self.step < self.config.steps:
@@ -162,10 +190,14 @@ class Trainer:
             group["lr"] = learning_rate(config, self.step)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         figures = {"loss": loss, "bpp_y": bpp_y, "bpp_z": bpp_z, "mse": mse}
         values = {key: float(value.detach()) for key, value in figures.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"step {self.step} has loss {values['loss']}; lower the learning rate")
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            # Before the optimizer's step, so that no checkpoint can hold weights that are not finite.
+            raise FloatingPointError(
+                f"step {self.step}: loss {values['loss']}, gradient norm {float(norm)}; "
+                "lower the learning rate"
+            )
+        self.optimizer.step()
         return Metrics(self.step, learning_rate=learning_rate(config, self.step), **values)

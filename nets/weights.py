@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..entropy import CdfTable
+from .container import check_name
 
 try:
     from safetensors import SafetensorError, safe_open
@@ -26,8 +26,7 @@ except ImportError as error:
     raise ImportError("weight files need safetensors: pip install 'quadrans[codec]'") from error
 
 Z_TABLE = "z_table"
-DEFAULT_MODEL = "minnen2018-s"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEFAULT_MODEL = "minnen2018-s1"
 
 
 class WeightError(ValueError):
@@ -57,12 +56,6 @@ class Weights:
         return sha.digest()
 
 
-def check_name(name: str) -> None:
-    """Raise ValueError unless `name` may be a model's: it goes into file names and headers."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"model name {name!r}: letters, digits, '.', '_', '-' only, at most 64")
-
-
 def write_weights(path: Path, weights: Weights) -> None:
     """Write under a temporary name and rename. Replaces an existing file."""
     check_name(weights.name)
@@ -87,7 +80,7 @@ def read_weights(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise WeightError(f"{path}: no such weight file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
         raise WeightError(f"{path}: not a readable safetensors file ({error})") from error
     if metadata.pop("format", None) != "quadrans 1" or Z_TABLE not in tensors:
         raise WeightError(f"{path}: a safetensors file, but not of a quadrans model")
@@ -98,8 +91,10 @@ def read_weights(path: Path) -> Weights:
     except (KeyError, ValueError) as error:
         raise WeightError(f"{path}: damaged weight file ({error})") from error
     for key, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise WeightError(f"{path}: tensor {key} holds values that are not finite")
+        if tensor.dtype not in (np.float16, np.float32):
+            raise WeightError(f"{path}: tensor {key} is {tensor.dtype}, not float16 or float32")
+        if tensor.size == 0 or not np.isfinite(tensor).all():
+            raise WeightError(f"{path}: tensor {key} is empty or holds values that are not finite")
     return Weights(name, architecture, tensors, z_table, metadata)
 
 
@@ -109,13 +104,19 @@ def bundled_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def find_weights(model: str) -> Weights:
-    """The weights of a bundled model's name, or of a path to a weight file."""
+def bundled_weights(name: str) -> Weights:
+    """The weights of a bundled model. Raises WeightError for any other name, paths among them."""
     bundled = bundled_models()
-    if model in bundled:
-        return read_weights(bundled[model])
-    if model.endswith(".safetensors") or "/" in model or os.sep in model:
+    if name not in bundled:
+        raise WeightError(f"no model named {name} is bundled, only {', '.join(bundled) or 'none'}")
+    return read_weights(bundled[name])
+
+
+def find_weights(model: str) -> Weights:
+    """The weights of a bundled model's name or of a .safetensors path, for what a user asks by hand.
+
+    A name out of a file belongs to `bundled_weights`. Raises WeightError if there are none.
+    """
+    if model.endswith(".safetensors") or os.sep in model:
         return read_weights(Path(model))
-    raise WeightError(
-        f"no model named {model}; bundled: {', '.join(bundled) or 'none'}; or give a .safetensors path"
-    )
+    return bundled_weights(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +71,6 @@ def test_nothing_is_overwritten_without_force(folder: Path) -> None:
 def test_a_folder_at_once(folder: Path, photo: np.ndarray) -> None:
     Image.fromarray(photo[:70, :90, 0]).save(folder / "grey.jpg")
     (folder / "notes.txt").write_text("left alone")
-    (folder / "out").mkdir()
     result = quadrans("compress", ".", "-o", "out")
     assert result.exit_code == 0
     assert "grey coded as RGB" in result.stdout
@@ -98,17 +99,52 @@ def test_names_that_collide(folder: Path, photo: np.ndarray) -> None:
         (("compress", "cat.png", "--order", "spiral"), ("order must be one of raster",)),
         (("compress", "cat.png", "--model", "huge"), ("no model named huge",)),
         (("compress", "cat.png", "-o", "no/where.qdr"), ("no is not a folder",)),
-        (("compress", "cat.png", "cat.png", "-o", "x.qdr"), ("x.qdr must be a folder",)),
+        (("compress", "cat.png", "-o", "new/"), ("new must end in .qdr",)),
+        (("compress", ".", "-o", "cat.png"), ("cat.png is a file, not a folder",)),
+        (("compress", "cat.png", "--device", "nonsense"), ("can't use device 'nonsense'",)),
+        (("compress", "no\nfile\x1b[2J.png"), ("no file [2J.png",)),
+        (("compress", "[red]a[.png"), ("[red]a[.png",)),
         (("decompress", "cat.png", "-o", "x.png"), ("not a .qdr file",)),
         (("info", "cat.png"), ("not a .qdr file",)),
         (("train", "nowhere", "-o", "run"), ("nowhere is not a folder",)),
         (("train", ".", "-o", "run", "--crop", "100"), ("crop must be a multiple of 64",)),
         (("train", ".", "-o", "run", "--name", "a b"), ("model name 'a b'",)),
+        (("demo", "missing.png", "-o", "."), ("missing.png",)),
     ],
 )
 def test_mistakes(folder: Path, arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
     refused(quadrans(*arguments), *parts)
     assert names(folder) == {"cat.png"}
+
+
+def test_odd_file_names(folder: Path) -> None:
+    """Neither rich's markup nor a terminal may act on a name."""
+    (folder / "cat.png").rename("[old] a[b] \x1b[2J.png")
+    result = quadrans("compress", ".")
+    assert result.exit_code == 0
+    assert "[old] a[b]  [2J.qdr: 451x300" in result.stdout
+    assert quadrans("info", ".").exit_code == 0
+    long = folder / f"{'n' * 249}.png"
+    (folder / "[old] a[b] \x1b[2J.png").rename(long)
+    assert quadrans("compress", long).exit_code == 0
+    assert long.with_suffix(".qdr").exists()
+
+
+def test_targets_that_are_no_files(folder: Path) -> None:
+    os.mkfifo("pipe.qdr")
+    Path("link.qdr").symlink_to("nowhere")
+    refused(quadrans("compress", "cat.png", "-o", "pipe.qdr", "--force"), "pipe.qdr is not a regular file")
+    refused(quadrans("compress", "cat.png", "-o", "link.qdr"), "link.qdr exists")
+    refused(quadrans("info", "pipe.qdr"), "pipe.qdr is neither a file nor a folder")
+
+
+def test_a_file_may_not_name_a_path_as_its_model(folder: Path, small_weights: Weights) -> None:
+    write_weights(folder / "small.safetensors", small_weights)
+    assert quadrans("compress", "cat.png", "-m", "small.safetensors").exit_code == 0
+    container = Container.from_bytes((folder / "cat.qdr").read_bytes())
+    named = dataclasses.replace(container, model="small.safetensors")
+    (folder / "cat.qdr").write_bytes(named.to_bytes())
+    refused(quadrans("decompress", "cat.qdr", "-o", "x.png"), "no model named small.safetensors is bundled")
 
 
 def test_an_empty_folder(folder: Path) -> None:
@@ -135,7 +171,7 @@ def test_damaged_files_write_nothing(folder: Path) -> None:
 def test_a_file_of_other_weights(folder: Path, small_weights: Weights) -> None:
     write_weights(folder / "small.safetensors", small_weights)
     assert quadrans("compress", "cat.png", "-m", "small.safetensors").exit_code == 0
-    refused(quadrans("decompress", "cat.qdr", "-o", "x.png"), "no model named small")
+    refused(quadrans("decompress", "cat.qdr", "-o", "x.png"), "no model named small is bundled")
     refused(
         quadrans("decompress", "cat.qdr", "-o", "x.png", "-m", DEFAULT_MODEL),
         "made with model small",
@@ -156,5 +192,6 @@ def test_demo(folder: Path) -> None:
     for order in ("raster", "wavefront", "checkerboard", "parallel"):
         assert order in result.stdout
     assert names(folder / "out") == {"demo.qdr", "demo.png"}
+    refused(quadrans("demo", "cat.png", "-o", "out"), "demo.qdr exists")
     assert quadrans("decompress", "out/demo.qdr").exit_code == 2
     assert quadrans("decompress", "out/demo.qdr", "-o", "again.png").exit_code == 0

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from quadrans.nets.container import Container
+
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("entropy", "kernels", "nets")
 
@@ -51,5 +53,10 @@ def test_light_imports(module: str) -> None:
 
 
 def test_info_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys; from quadrans.cli import app; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    path = tmp_path / "a.qdr"
+    path.write_bytes(Container(3, 2, "raster", "any", bytes(8), bytes(8), b"z", b"y").to_bytes())
+    code = "import sys; from quadrans.cli import app; app(standalone_mode=False); assert 'torch' not in "
+    code += "sys.modules"
+    out = subprocess.run([sys.executable, "-c", code, "info", str(path)], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "3x2 RGB" in out.stdout

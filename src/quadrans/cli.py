@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,10 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import __version__
-from .nets.container import ORDERS, Container
+from .nets.container import ORDERS, Container, check_name
 from .nets.files import check_writable, write_file
 from .nets.images import IMAGE_SUFFIXES, read_image, write_image
-from .nets.weights import DEFAULT_MODEL, bundled_models, find_weights, read_weights
+from .nets.weights import DEFAULT_MODEL, bundled_models, bundled_weights, find_weights, read_weights
+
+if TYPE_CHECKING:
+    from .nets.codec import ImageCodec
+    from .nets.weights import Weights
 
 FAILURE = 2
 
@@ -27,14 +31,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+# Markup off everywhere: file names and model names are data.
+console = Console(markup=False, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 Inputs = Annotated[
     list[Path], typer.Argument(help="Files, or folders whose files are taken.", metavar="PATH...")
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Output file, or folder when there are several inputs.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Output file; with a folder or several files as input, the folder to write to."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or a .safetensors path.")]
@@ -43,7 +51,7 @@ Device = Annotated[str, typer.Option(help="torch device of the transforms.")]
 
 def _version(show: bool) -> None:
     if show:
-        console.print(f"quadrans {__version__}", highlight=False)
+        console.print(f"quadrans {__version__}")
         raise typer.Exit
 
 
@@ -56,18 +64,24 @@ def options(
     """Learned image compression with exact decoding."""
 
 
+def _clean(text: str) -> str:
+    """The text in one line, without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
 @contextmanager
 def _reported(where: Path | str = "") -> Iterator[list[str]]:
     """Turn the errors that a user can cause into one line on stderr, noted in the list that it gives."""
     failures: list[str] = []
     try:
         yield failures
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+    except (ValueError, OSError, ImportError, MemoryError, ArithmeticError, RuntimeError) as error:
+        text = str(error)
         if isinstance(error, OSError) and error.strerror:
-            text = f"{error.filename}: {error.strerror}"
-        prefix = f"{where}: " if where and str(where) not in text else ""
-        errors.print(f"quadrans: {prefix}{text}")
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        if where and str(where) not in text:
+            text = f"{where}: {text or type(error).__name__}"
+        errors.print(f"quadrans: {_clean(text) or type(error).__name__}")
         failures.append(text)
 
 
@@ -77,30 +91,39 @@ def _fail_if(failed: Iterable[Any]) -> None:
 
 
 def _expand(inputs: list[Path], suffixes: frozenset[str]) -> list[Path]:
-    """Files as they were named, and of each folder the files with one of the suffixes."""
+    """Files as they were named, and of each folder the files with one of the suffixes; each file once."""
     files = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
             if not found:
                 raise FileNotFoundError(f"{path} holds no {' or '.join(sorted(suffixes))} file")
             files += found
         else:
+            if path.exists() and not path.is_file():
+                raise OSError(f"{path} is neither a file nor a folder")
             files.append(path)
-    return files
+    return list(dict.fromkeys(files))
 
 
-def _destinations(files: list[Path], output: Path | None, suffix: str, force: bool) -> list[Path]:
-    """Where each file goes: beside it, into the folder `output`, or, for one file, to `output` itself."""
-    if output is not None and (output.is_dir() or len(files) > 1):
-        if not output.is_dir():
-            raise NotADirectoryError(f"{output} must be a folder that exists, for {len(files)} inputs")
+def _destinations(
+    inputs: list[Path], files: list[Path], output: Path | None, suffix: str, force: bool
+) -> list[Path]:
+    """Where each file goes: beside it, into the folder `output`, or, if it is alone, to `output` itself."""
+    if output is None:
+        targets = [path.with_suffix(suffix) for path in files]
+    elif output.is_dir() or len(files) > 1 or inputs[0].is_dir():
+        if output.exists() and not output.is_dir():
+            raise NotADirectoryError(f"{output} is a file, not a folder for {len(files)} outputs")
         targets = [output / path.with_suffix(suffix).name for path in files]
+        output.mkdir(parents=True, exist_ok=True)
     else:
-        targets = [output or path.with_suffix(suffix) for path in files]
+        if output.suffix.lower() != suffix:
+            raise ValueError(f"{output} must end in {suffix}, which is what will be in it")
+        targets = [output]
     sources: dict[Path, Path] = {}
     for path, target in zip(files, targets, strict=True):
-        if (other := sources.setdefault(target, path)) != path:
+        if (other := sources.setdefault(target.resolve(), path)) != path:
             raise ValueError(f"{other} and {path} would both become {target}")
         if target.resolve() == path.resolve():
             raise ValueError(f"{path} would be overwritten by its own output")
@@ -119,7 +142,7 @@ def _convert(
     """Convert all inputs with a progress bar; go on after a failure and exit with 2 at the end."""
     with _reported() as failed:
         files = _expand(inputs, suffixes)
-        targets = _destinations(files, output, target_suffix, force)
+        targets = _destinations(inputs, files, output, target_suffix, force)
         convert = prepare()
     _fail_if(failed)
     outcomes = []
@@ -127,7 +150,7 @@ def _convert(
         task = progress.add_task("", total=len(files))
         for path, target in zip(files, targets, strict=True):
             with _reported(path) as failed:
-                progress.console.print(f"{target}: {convert(path, target)}", highlight=False, soft_wrap=True)
+                progress.console.print(_clean(f"{target}: {convert(path, target)}"))
             outcomes += failed
             progress.advance(task)
     _fail_if(outcomes)
@@ -138,10 +161,11 @@ def _progress(disable: bool = False) -> Progress:
     return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=True)
 
 
-def _codec(model: str, device: str) -> Any:
+def _codec(weights: Weights, device: str) -> ImageCodec:
+    """The codec, imported here: torch takes a second or two that the light commands need not spend."""
     from .nets.codec import ImageCodec
 
-    return ImageCodec(find_weights(model), device)
+    return ImageCodec(weights, device)
 
 
 @app.command()
@@ -158,7 +182,7 @@ def compress(
     def prepare() -> Callable[[Path, Path], str]:
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        codec = _codec(model, device)
+        codec = _codec(find_weights(model), device)
 
         def convert(path: Path, target: Path) -> str:
             photo = read_image(path)
@@ -187,14 +211,14 @@ def decompress(
     """Decompress .qdr files to PNG."""
 
     def prepare() -> Callable[[Path, Path], str]:
-        codecs = {}
+        given = None if model is None else _codec(find_weights(model), device)
+        bundled: dict[str, ImageCodec] = {}
 
         def convert(path: Path, target: Path) -> str:
             container = Container.from_bytes(path.read_bytes())
-            wanted = model or container.model
-            if wanted not in codecs:
-                codecs[wanted] = _codec(wanted, device)
-            codec = codecs[wanted]
+            codec = given or bundled.get(container.model)
+            if codec is None:
+                codec = bundled[container.model] = _codec(bundled_weights(container.model), device)
             y_hat = codec.decode(container).y_hat
             pixels = codec.synthesise(y_hat, container.width, container.height)
             write_file(target, lambda temporary: write_image(temporary, pixels), force)
@@ -216,7 +240,7 @@ def info(inputs: Inputs) -> None:
         with _reported(path) as failed:
             data = path.read_bytes()
             container = Container.from_bytes(data)
-            table = Table(title=str(path), title_justify="left", show_header=False)
+            table = Table(title=_clean(str(path)), title_justify="left", show_header=False)
             pixels = container.width * container.height
             sections = len(container.z) + len(container.y)
             for row in (
@@ -238,14 +262,15 @@ def info(inputs: Inputs) -> None:
 @app.command()
 def models() -> None:
     """List the bundled models."""
-    for name, path in bundled_models().items():
-        weights = read_weights(path)
-        console.print(f"[bold]{name}[/bold]", highlight=False)
-        table = Table(show_header=False, box=None, padding=(0, 2))
-        table.add_row("weights", f"{path.stat().st_size} bytes, digest {weights.digest[:8].hex()}")
-        for key, value in sorted(weights.info.items()):
-            table.add_row(key, value)
-        console.print(table)
+    with _reported() as failed:
+        for name, path in bundled_models().items():
+            weights = read_weights(path)
+            table = Table(title=name, title_justify="left", show_header=False)
+            table.add_row("weights", f"{path.stat().st_size} bytes, digest {weights.digest[:8].hex()}")
+            for key, value in sorted(weights.info.items()):
+                table.add_row(key, value)
+            console.print(table)
+    _fail_if(failed)
 
 
 @app.command()
@@ -260,11 +285,11 @@ def train(
     lmbda: Annotated[
         float, typer.Option(help="Weight of the squared error; more is better and bigger.")
     ] = 0.013,
-    steps: Annotated[int, typer.Option()] = 200_000,
-    batch: Annotated[int, typer.Option()] = 8,
+    steps: Annotated[int, typer.Option(help="Steps in all; the learning rate follows a cosine.")] = 200_000,
+    batch: Annotated[int, typer.Option(help="Crops in a step.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the training crops, a multiple of 64.")] = 192,
-    learning_rate: Annotated[float, typer.Option()] = 1e-3,
-    seed: Annotated[int, typer.Option()] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Its peak, after the warm-up.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights, crops, noise and context modes.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for mixed precision.")] = "float32",
     device: Annotated[str | None, typer.Option(help="torch device; CUDA if there is one.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
@@ -274,7 +299,7 @@ def train(
         from .nets.export import export_weights
         from .nets.photos import Photos
         from .nets.training import Metrics, TrainConfig, Trainer
-        from .nets.weights import check_name, write_weights
+        from .nets.weights import write_weights
 
         check_name(name)
         config = TrainConfig(n, m, lmbda, steps, batch, crop, learning_rate, seed, precision)
@@ -307,7 +332,7 @@ def train(
         }
         path = output / f"{name}.safetensors"
         write_weights(path, export_weights(trainer.model, name, info))
-        console.print(f"{path}: {path.stat().st_size} bytes", highlight=False)
+        console.print(f"{path}: {path.stat().st_size} bytes")
     _fail_if(failed)
 
 
@@ -318,10 +343,11 @@ def demo(
         Path, typer.Option("--output", "-o", help="Folder of the .qdr file and the picture.")
     ] = Path("demo-out"),
     model: Model = DEFAULT_MODEL,
+    force: Force = False,
 ) -> None:
     """Compress a photo in every coding order, decode each, and show that the latents agree to the bit."""
     with _reported() as failed:
         from .nets.demo import run_demo
 
-        run_demo(find_weights(model), photo, output, console)
+        run_demo(find_weights(model), photo, output, force, console)
     _fail_if(failed)

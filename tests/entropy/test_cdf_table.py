@@ -12,7 +12,7 @@ from entropy_cases import INT32_MAX, INT32_MIN, jobs, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadrans.entropy import CdfTable, reference
+from quadrans.entropy import CdfTable, gaussian_table, reference
 
 
 @given(tables())
@@ -184,3 +184,10 @@ def test_from_pmf_refuses_rows_without_mass():
         CdfTable.from_pmf([[1.0]], [0], escapes=[-1.0])
     with pytest.raises(ValueError, match="rows"):
         CdfTable.from_pmf([], [])
+
+
+def test_precision_may_be_a_numpy_integer() -> None:
+    assert gaussian_table(precision=np.uint8(14)) == gaussian_table()  # type: ignore[arg-type]
+    assert gaussian_table(precision=np.int16(15)).precision == 15  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        gaussian_table(precision=14.0)  # type: ignore[arg-type]

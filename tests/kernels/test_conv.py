@@ -72,7 +72,8 @@ def test_conv_transpose2d(  # type: ignore[no-untyped-def]
 
 def test_against_torch(normal: Normal) -> None:
     """The same operation as PyTorch's, up to its rounding: layouts, flips and paddings are right."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     x, weight, bias = normal(5, 4, 3), normal(6, 3, 5, 5), normal(6)
     image = torch.from_numpy(x).permute(2, 0, 1)[None]
     pairs = [
@@ -208,7 +209,8 @@ def test_refusals(normal: Normal) -> None:
 
 
 def test_flushed_subnormals_are_refused(normal: Normal) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     layer = kernels.Conv2d(normal(1, 1, 1, 1), normal(1))
 
     def flushed() -> bool:

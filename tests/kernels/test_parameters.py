@@ -203,8 +203,8 @@ def test_refusals(model: Model, normal: Normal) -> None:
     for rows, cols in (([3], [0]), ([0], [4]), ([-1], [0]), ([0], [-1])):
         with pytest.raises(ValueError, match=r"outside \(3, 4\)"):
             model.step(features, y_hat, np.array(rows), np.array(cols), taps, True)
-    beyond = kernels.Taps(zero + 25, zero, zero - 1, (5, 5))
-    with pytest.raises(ValueError, match=r"outside the \(5, 5\) kernel"):
+    beyond = kernels.Taps(zero + 25, zero, zero - 1, (6, 5))
+    with pytest.raises(ValueError, match=r"a \(6, 5\) mask doesn't fit the \(5, 5\) kernel"):
         model.step(features, y_hat, zero, zero, beyond, True)
     with pytest.raises(ValueError, match=r"\(3, 3\) mask doesn't fit"):
         model.step(features, y_hat, zero, zero, kernels.mask_taps(kernels.causal_mask(3)), True)
@@ -265,3 +265,34 @@ def test_golden() -> None:
         for values in kernels.latent_symbols(y_hat, features, golden, order):
             digest.update(values.astype("<i4").tobytes())
     assert digest.hexdigest() == "63272769e25e22ce8cc8242c86bb56d7821970513ace44ce5dddf7956c844f94"
+
+
+def test_taps_that_could_read_outside_are_refused() -> None:
+    one = np.zeros(1, np.int64)
+    for index, dr, dc in (
+        (np.array([2**58 + 2**30]), one, one),
+        (np.array([25]), one, one),
+        (one - 1, one, one),
+        (np.zeros(3, np.int64), one, one),
+        (one, np.array([2**40]), one),
+        (one.astype(np.int32), one, one),
+    ):
+        with pytest.raises(ValueError, match=r"tap|int64"):
+            kernels.Taps(index, dr, dc, (5, 5))
+
+
+def test_positions_must_be_integers(model: Model, normal: Normal) -> None:
+    features, y_hat = normal(4, 4, 6), np.zeros((4, 4, 3), np.float32)
+    taps = kernels.mask_taps(CAUSAL)
+    for rows in (np.array([1.7]), np.array([True]), np.array(["1"])):
+        with pytest.raises(TypeError, match="integers"):
+            model.step(features, y_hat, rows, np.array([1]), taps, True)
+
+
+def test_symbols_must_be_int32(model: Model, normal: Normal) -> None:
+    class Wide:
+        def get(self, indexes: NDArray[np.int32]) -> NDArray[np.int64]:
+            return np.full(indexes.shape, 2**40)
+
+    with pytest.raises(ValueError, match="exceed int32"):
+        kernels.decode_latent(Wide(), normal(1, 2, 6), model, kernels.parallel(1, 2))  # type: ignore[arg-type]

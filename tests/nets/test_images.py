@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from quadrans.nets.images import ImageError, read_image, write_image
+from quadrans.nets.images import ImageError, Photo, read_image, write_image
 
 rng = np.random.default_rng(0)
 RGB = rng.integers(0, 256, (5, 7, 3), np.uint8)
@@ -99,3 +100,51 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_written_png_reads_back(tmp_path: Path) -> None:
     write_image(tmp_path / "no-suffix", RGB)
     assert np.array_equal(read_image(tmp_path / "no-suffix").pixels, RGB)
+
+
+def icc(kind: str) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes()
+
+
+def with_profile(folder: Path, profile: bytes) -> Photo:
+    return read_image(saved(folder / "a.png", Image.fromarray(RGB), icc_profile=profile))
+
+
+def test_colour_profiles(tmp_path: Path) -> None:
+    """sRGB is left alone; what is unreadable, or of another kind of colour, is ignored with a note."""
+    photo = with_profile(tmp_path, icc("sRGB"))
+    assert np.array_equal(photo.pixels, RGB)
+    assert photo.notes == ()
+    for profile in (b"nonsense", icc("LAB")):
+        assert with_profile(tmp_path, profile).notes == ("colour profile unreadable, ignored",)
+    swapped = icc("sRGB").replace(b"rXYZ", b"xXYZ").replace(b"bXYZ", b"rXYZ").replace(b"xXYZ", b"bXYZ")
+    photo = with_profile(tmp_path, swapped.replace("sRGB".encode("utf-16be"), "sw\x1bp".encode("utf-16be")))
+    assert np.abs(photo.pixels[..., ::-1].astype(int) - RGB).max() <= 2
+    (note,) = photo.notes
+    assert "converted from 'sw\\x1bp" in note
+
+
+def test_frames_are_counted(tmp_path: Path) -> None:
+    frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1])]
+    photo = read_image(saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:]))
+    assert np.array_equal(photo.pixels, RGB)
+    assert photo.notes == ("first of 2 frames",)
+
+
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path, "GIF")
+    with pytest.raises(ImageError, match="not a readable image of PNG, JPEG"):
+        read_image(path)
+
+
+def test_too_many_pixels_are_refused_at_once(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("1", (8193, 8192)))
+    with pytest.raises(ImageError, match="8193x8192 pixels exceed"):
+        read_image(path)
+
+
+def test_pipes_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image(tmp_path / "a.png")

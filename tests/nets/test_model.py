@@ -30,6 +30,16 @@ def test_gdn_starts_as_the_paper_says() -> None:
 
 
 @torch.no_grad()
+def test_prior_at_its_centre_of_symmetry() -> None:
+    """There both logits differ in sign only, and the mass is the largest, not zero."""
+    prior = FactorizedPrior(1)
+    for bias in prior.biases:
+        bias.zero_()
+    mass = prior.likelihood(torch.tensor([[[-1.0, 0.0, 0.1]]]))[0, 0]
+    assert mass[1] >= mass[2] > mass[0]
+
+
+@torch.no_grad()
 def test_prior_is_a_distribution() -> None:
     prior = FactorizedPrior(4)
     mass = prior.likelihood(torch.arange(-2000.0, 2001.0).expand(4, 1, -1).double().float())

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from quadrans.nets.images import ImageError
 from quadrans.nets.photos import Photos
 from quadrans.nets.training import CHECKPOINT, LOG, TrainConfig, Trainer, learning_rate
 from quadrans.nets.weights import read_weights
@@ -110,33 +110,71 @@ def test_learning_rate_schedule() -> None:
     assert learning_rate(config, 10_000) == pytest.approx(0.01)
 
 
+KILLED = """
+import os, signal, sys
+from quadrans.nets.training import Trainer
+
+save = Trainer.save
+def save_and_die(trainer):
+    save(trainer)
+    if trainer.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+Trainer.save = save_and_die
+
+from quadrans.cli import app
+app()
+"""
+
+
 def test_command_survives_a_kill(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, then the same command again: the weights of an undisturbed run."""
+    options = "--name tiny --n 4 --m 6 --steps 9 --batch 2 --crop 64 --checkpoint-every 2".split()
 
-    def command(output: str) -> list[str]:
-        options = "--name tiny --n 4 --m 6 --steps 40 --batch 2 --crop 64 --checkpoint-every 2".split()
-        return [
-            sys.executable,
-            "-m",
-            "quadrans",
-            "train",
-            str(folder),
-            "-o",
-            str(tmp_path / output),
-            *options,
-        ]
+    def run_train(output: str, *entry: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *entry, "train", str(folder), "-o", str(tmp_path / output), *options]
+        return subprocess.run(command, capture_output=True, text=True)
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    process = subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
-    while not (tmp_path / "parts" / CHECKPOINT).exists():
-        assert process.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert run_train("whole", "-m", "quadrans").returncode == 0
+    assert run_train("parts", "-c", KILLED).returncode == -signal.SIGKILL
     assert not (tmp_path / "parts" / "tiny.safetensors").exists()
-    out = subprocess.run(command("parts"), check=True, capture_output=True, text=True).stdout
-    assert "from step 0 of" not in out
+    assert "from step 6 of 9" in run_train("parts", "-m", "quadrans").stdout
     whole, parts = (read_weights(tmp_path / name / "tiny.safetensors") for name in ("whole", "parts"))
     assert whole.digest == parts.digest
+    assert (tmp_path / "whole" / LOG).read_text() == (tmp_path / "parts" / LOG).read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04"])
+def test_damaged_checkpoint(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(ValueError, match="is no checkpoint of a training, or a damaged one"):
+        Trainer(CONFIG, Photos(folder, 64), tmp_path)
+
+
+def test_fewer_steps_than_done(folder: Path, tmp_path: Path) -> None:
+    photos = Photos(folder, 64)
+    run(Trainer(CONFIG, photos, tmp_path))
+    with pytest.raises(ValueError, match="a run of 6 steps already, more than 2"):
+        Trainer(TrainConfig(**{**vars(CONFIG), "steps": 2}), photos, tmp_path)
+
+
+def test_log_of_a_run_killed_before_its_first_checkpoint(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / LOG).write_bytes(b'{"step": 0}\n\xff\0}\n{"step": 1, "lo')
+    run(Trainer(CONFIG, Photos(folder, 64), tmp_path))
+    steps = [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert steps == list(range(6))
+
+
+def test_photo_damaged_behind_its_header(photo: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(photo).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:50_000])
+    with pytest.raises(ImageError, match=r"cut.png: damaged"):
+        Photos(tmp_path, 64).batch((0,), 1)
+
+
+def test_not_finite_gradient_stops_before_it_harms(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, Photos(folder, 64), tmp_path)
+    trainer.model.g_a[0].bias.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 0: .* gradient norm nan"):
+        run(trainer)
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert not (tmp_path / CHECKPOINT).exists()
