@@ -12,9 +12,13 @@ from functools import cache
 from hashlib import sha256
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:
+    raise ImportError("quadrans.nets.codec needs PyTorch: pip install 'quadrans[codec]'") from error
 
 from .. import entropy, kernels
 from ..entropy import CdfTable, TableMismatch

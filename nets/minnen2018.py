@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError as error:
+    raise ImportError("quadrans.nets.minnen2018 needs PyTorch: pip install 'quadrans[codec]'") from error
 
 from .bounds import round_through, uniform_noise
 from .context import MODES, ContextConv

@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:
+    raise ImportError("quadrans.nets.training needs PyTorch: pip install 'quadrans[codec]'") from error
 
 from .context import MODES
 from .device import usable_device

@@ -54,7 +54,7 @@ for order in ORDERS:
 
 
 def run(*command: str | Path, cwd: Path) -> None:
-    print("$", *command, flush=True)
+    print("$", *(str(part).strip().partition("\n")[0] for part in command), flush=True)
     subprocess.run([str(part) for part in command], cwd=cwd, check=True)
 
 

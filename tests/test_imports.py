@@ -60,3 +60,10 @@ def test_info_needs_no_torch(tmp_path: Path) -> None:
     out = subprocess.run([sys.executable, "-c", code, "info", str(path)], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert "3x2 RGB" in out.stdout
+
+
+@pytest.mark.parametrize("module", ["codec", "training", "minnen2018"])
+def test_missing_torch_is_named(module: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import quadrans.nets.{module}"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"quadrans.nets.{module} needs PyTorch: pip install 'quadrans[codec]'" in out.stderr
