@@ -60,6 +60,54 @@ def check_stream(stream: Stream, kind: int) -> bytes:
     return data
 
 
+class PassDecoder:
+    """What the decoders of all formats share: passes of indexes in, symbols out, an exact end.
+
+    A format reads its header, calls `_start`, and gives `_decode_pass` and `_left_over`.
+    """
+
+    def _start(self, table: CdfTable) -> None:
+        self._rows = table.rows
+        self._table_arrays = decoding_arrays(table)
+        self._symbol_count = 0
+        self._closed = ""
+
+    def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
+        """Fills the 1-D `symbols`; (status, detail) for `raise_status`, the state unchanged by BAD_INDEX."""
+        raise NotImplementedError
+
+    def _left_over(self) -> str:
+        """What of the stream isn't as it must be after the last symbol, or nothing."""
+        raise NotImplementedError
+
+    def get(self, indexes: ArrayLike) -> NDArray[np.int32]:
+        """Symbols of the next pass: int32 of indexes' shape (integer array, any strides).
+
+        Raises ValueError or TypeError for illegal indexes, with nothing decoded; CorruptStream if the
+        stream can't hold these symbols, which also ends the decoder.
+        """
+        if self._closed:
+            raise ValueError(f"the decoder is {self._closed}")
+        index = as_int32("indexes", indexes)
+        symbols = np.empty(index.shape, np.int32)
+        flat = index.reshape(-1)
+        status, detail = self._decode_pass(flat, symbols.reshape(-1))
+        if status:
+            if status != loops().BAD_INDEX:
+                self._closed = "at the end of a corrupt stream"
+            raise_status(status, detail, flat, self._rows)
+        self._symbol_count += flat.size
+        return symbols
+
+    def close(self) -> None:
+        """Ends the decoder. Raises CorruptStream unless the stream was used up exactly."""
+        if self._closed:
+            raise ValueError(f"the decoder is {self._closed}")
+        self._closed = "closed"
+        if left_over := self._left_over():
+            raise CorruptStream(f"after {self._symbol_count} symbols {left_over}")
+
+
 def raise_status(status: int, detail: int, indexes: NDArray[np.int32], rows: int) -> NoReturn:
     """Raises what a decoding loop reported."""
     codes = loops()

@@ -10,15 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arrays import as_int32
 from ._passes import (
     KIND_RANGE,
     VERSION,
+    PassDecoder,
     Stream,
     check_stream,
-    decoding_arrays,
     loops,
-    raise_status,
     to_ops,
 )
 from .errors import CorruptStream, TableMismatch
@@ -83,7 +81,7 @@ class Encoder:
             raise ValueError("the encoder is finished")
 
 
-class Decoder:
+class Decoder(PassDecoder):
     """Decodes a stream pass by pass, in the encoder's order; its cuts may differ from the encoder's."""
 
     def __init__(self, stream: Stream, table: CdfTable) -> None:
@@ -96,53 +94,27 @@ class Decoder:
             raise TableMismatch(f"stream of precision {precision}, table of precision {table.precision}")
         if len(data) < 3:
             raise CorruptStream("stream of 2 bytes, the least has 3")
-        self._rows = table.rows
-        self._table_arrays = decoding_arrays(table)
+        self._start(table)
         self._stream = np.frombuffer(data, np.uint8, offset=2).copy()
         self._code = int.from_bytes((data[2:6] + bytes(_VIRTUAL))[:4], "big")
         self._width = 1 << 32
         self._position = 4
-        self._symbol_count = 0
-        self._closed = ""
         self._decode = loops().range_decode
 
-    def get(self, indexes: ArrayLike) -> NDArray[np.int32]:
-        """Symbols of the next pass: int32 of indexes' shape (integer array, any strides).
-
-        Raises ValueError or TypeError for illegal indexes, with nothing decoded; CorruptStream if the
-        stream can't hold these symbols, which also ends the decoder.
-        """
-        if self._closed:
-            raise ValueError(f"the decoder is {self._closed}")
-        index = as_int32("indexes", indexes)
-        symbols = np.empty(index.shape, np.int32)
-        flat = index.reshape(-1)
+    def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
         status, code, width, position = self._decode(
-            flat,
-            *self._table_arrays,
-            self._code,
-            self._width,
-            self._position,
-            self._stream,
-            symbols.reshape(-1),
+            indexes, *self._table_arrays, self._code, self._width, self._position, self._stream, symbols
         )
-        if status:
-            if status != loops().BAD_INDEX:
-                self._closed = "at the end of a corrupt stream"
-            raise_status(status, code, flat, self._rows)
-        self._code, self._width, self._position = code, width, position
-        self._symbol_count += flat.size
-        return symbols
+        if status == 0:
+            self._code, self._width, self._position = code, width, position
+        return status, code
 
-    def close(self) -> None:
-        """Ends the decoder. Raises CorruptStream unless the stream was used up exactly."""
-        if self._closed:
-            raise ValueError(f"the decoder is {self._closed}")
-        self._closed = "closed"
+    def _left_over(self) -> str:
         left = self._stream.size + _VIRTUAL - self._position
         # The flush took the least multiple of 2^24 at or above low, and code is its distance from low.
-        if left or self._code >= 1 << 24:
-            raise CorruptStream(
-                f"after {self._symbol_count} symbols {left} of {self._stream.size} bytes are left "
-                f"and the code ends in {self._code}, legal is below 2**24"
-            )
+        if not left and self._code < 1 << 24:
+            return ""
+        return (
+            f"{left} of {self._stream.size} bytes are left "
+            f"and the code ends in {self._code}, legal is below 2**24"
+        )

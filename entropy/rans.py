@@ -11,15 +11,13 @@ import struct
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arrays import as_int32
 from ._passes import (
     KIND_LANES,
     VERSION,
+    PassDecoder,
     Stream,
     check_stream,
-    decoding_arrays,
     loops,
-    raise_status,
     to_ops,
 )
 from .errors import CorruptStream, TableMismatch
@@ -96,7 +94,7 @@ class Encoder:
             raise ValueError("the encoder is finished")
 
 
-class Decoder:
+class Decoder(PassDecoder):
     """Decodes a stream pass by pass, in the encoder's order; its cuts may differ from the encoder's."""
 
     def __init__(self, stream: Stream, table: CdfTable) -> None:
@@ -116,55 +114,35 @@ class Decoder:
         states = struct.unpack_from(f"<{lanes}I", data, 2)
         if min(states) < _INITIAL:
             raise CorruptStream(f"lane {states.index(min(states))} starts in {min(states)}, below 2**16")
-        self._rows = table.rows
-        self._table_arrays = decoding_arrays(table)
+        self._start(table)
         self._states = np.array(states, np.int64)
         self._words = np.frombuffer(data, "<u2", offset=start).astype(np.uint16)
         self._position = 0
-        self._symbol_count = 0
-        self._closed = ""
         self._decode = loops().rans_decode
 
-    def get(self, indexes: ArrayLike) -> NDArray[np.int32]:
-        """Symbols of the next pass: int32 of indexes' shape (integer array, any strides).
-
-        Raises ValueError or TypeError for illegal indexes, with nothing decoded; CorruptStream if the
-        stream can't hold these symbols, which also ends the decoder.
-        """
-        if self._closed:
-            raise ValueError(f"the decoder is {self._closed}")
-        index = as_int32("indexes", indexes)
-        symbols = np.empty(index.shape, np.int32)
-        flat = index.reshape(-1)
+    def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
         status, position = self._decode(
-            flat,
+            indexes,
             *self._table_arrays,
             self._states,
             self._symbol_count,
             self._position,
             self._words,
-            symbols.reshape(-1),
+            symbols,
         )
-        if status:
-            if status != loops().BAD_INDEX:
-                self._closed = "at the end of a corrupt stream"
-            raise_status(status, position, flat, self._rows)
-        self._position = position
-        self._symbol_count += flat.size
-        return symbols
+        if status == 0:
+            self._position = position
+        return status, position
 
-    def close(self) -> None:
-        """Ends the decoder. Raises CorruptStream unless the stream was used up exactly."""
-        if self._closed:
-            raise ValueError(f"the decoder is {self._closed}")
-        self._closed = "closed"
+    def _left_over(self) -> str:
         left = self._words.size - self._position
         wrong = int(np.count_nonzero(self._states != _INITIAL))
-        if left or wrong:
-            raise CorruptStream(
-                f"after {self._symbol_count} symbols {left} of {self._words.size} words are left, "
-                f"{wrong} of {self._states.size} lanes end in a wrong state"
-            )
+        if not left and not wrong:
+            return ""
+        return (
+            f"{left} of {self._words.size} words are left, "
+            f"{wrong} of {self._states.size} lanes end in a wrong state"
+        )
 
 
 _NO_OPS = np.zeros(0, np.uint32)
