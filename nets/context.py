@@ -40,6 +40,7 @@ class ContextConv(nn.Conv2d):
         self.register_buffer("masks", torch.stack(masks).float(), persistent=False)
 
     def forward(self, y_hat: Tensor, mode: str) -> Tensor:  # type: ignore[override]
+        """Context features under one of MODES: y_hat (B, m, H, W) to (B, 2m, H, W)."""
         if mode == "none":
             b, _, h, w = y_hat.shape
             return y_hat.new_zeros(b, self.out_channels, h, w)

@@ -36,7 +36,7 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 Inputs = Annotated[
-    list[Path], typer.Argument(help="Files, or folders whose files are taken.", metavar="PATH...")
+    list[Path], typer.Argument(help="Files, or folders whose files are taken.", metavar="PATH")
 ]
 Output = Annotated[
     Path | None,
