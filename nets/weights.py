@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..entropy import CdfTable
 from .container import check_name
+from .files import write_file
 
 try:
     from safetensors import SafetensorError, safe_open
@@ -67,9 +68,8 @@ def write_weights(path: Path, weights: Weights) -> None:
         "name": weights.name,
         "architecture": weights.architecture,
     }
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata))
-    os.replace(temporary, path)
+    data = save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata)
+    write_file(path, lambda temporary: temporary.write_bytes(data), force=True)
 
 
 def read_weights(path: Path) -> Weights:

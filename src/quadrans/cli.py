@@ -322,9 +322,7 @@ def train(
                 progress.update(task, advance=1, description=line)
                 if metrics.step % 100 == 99 and not console.is_terminal:
                     speed = (trainer.step - first) / (time.monotonic() - started)
-                    console.print(
-                        f"step {metrics.step + 1}/{steps}  {line}  {speed:.1f} steps/s", highlight=False
-                    )
+                    console.print(f"step {metrics.step + 1}/{steps}  {line}  {speed:.1f} steps/s")
         info = {
             "training": f"{steps} steps of {batch} crops of {crop}x{crop}, seed {seed}, {precision}",
             "lambda": str(lmbda),
