@@ -4,15 +4,16 @@
     stream = encode(symbols, indexes, table)        # integer arrays of one shape -> bytes
     symbols = decode(stream, indexes, table)        # int32, of indexes' shape
 
-`Encoder` and `Decoder` do the same pass by pass. `range_coder` has the same four names for streams
-whose encoder must emit as it goes; `reference` is the format in plain Python integers (FORMAT.md).
+`Encoder` and `Decoder` do the same pass by pass. The same four names are in `range_coder`, for streams
+that are made and read while they travel. `reference` is the format in plain Python integers (FORMAT.md).
 Numba is imported at the first coding, not here.
 """
 
 from . import range_coder, reference
-from .errors import CorruptStream, TableMismatch
+from .errors import CorruptStream, IncompleteStream, TableMismatch
 from .gaussian import default_scales, gaussian_table, scale_thresholds
 from .rans import Decoder, Encoder, decode, encode
+from .symmetric import laplace_table, logistic_table
 from .table import CdfTable
 
 __all__ = [
@@ -20,11 +21,14 @@ __all__ = [
     "CorruptStream",
     "Decoder",
     "Encoder",
+    "IncompleteStream",
     "TableMismatch",
     "decode",
     "default_scales",
     "encode",
     "gaussian_table",
+    "laplace_table",
+    "logistic_table",
     "range_coder",
     "reference",
     "scale_thresholds",

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _INT32 = np.dtype(np.int32)
-_INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
 def as_int32(name: str, values: ArrayLike) -> NDArray[np.int32]:
@@ -22,13 +21,13 @@ def as_int32(name: str, values: ArrayLike) -> NDArray[np.int32]:
         if array.size == 0 and not isinstance(values, np.ndarray):
             return np.zeros(array.shape, np.int32)
         raise TypeError(f"{name} must be integers, not {array.dtype}")
-    if not np.can_cast(array.dtype, _INT32) and array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < _INT32_MIN or high > _INT32_MAX:
-            bad = (array < _INT32_MIN) | (array > _INT32_MAX)
+    narrow = np.array(array, dtype=_INT32, order="C", copy=True)
+    if not np.can_cast(array.dtype, _INT32):
+        bad = narrow != array
+        if bad.any():
             position = int(bad.reshape(-1).argmax())
             raise ValueError(f"{name} holds {array.reshape(-1)[position]} at {position}, outside int32")
-    return np.array(array, dtype=_INT32, order="C", copy=True)
+    return narrow
 
 
 def check_indexes(indexes: NDArray[np.int32], rows: int) -> None:

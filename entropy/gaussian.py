@@ -7,8 +7,8 @@ frequency. So the normal tail is computed here from + - * / floor and ldexp, whi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .quantize import quantize
-from .table import MAX_CELLS, MAX_ROWS, CdfTable, check_precision
+from .symmetric import discretize, exp
+from .table import CdfTable
 
 # exp(x^2/2) Q(x) / t as a polynomial in u, where t = 4 / (4 + x) and u = (8 t - 5) / 3, so that
 # 0 <= x <= 12 is -1 <= u <= 1; Q is the upper tail of the normal. Relative error below 1e-14
@@ -35,16 +35,8 @@ _TAIL = (
     -2.1217505121432802e-11,
 )
 _TAIL_END = 12.0
-# ln 2 in two parts: multiples of the first by integers below 2^21 are exact.
-_LN2_HIGH, _LN2_LOW, _LOG2_E = 0.6931471803691238, 1.9082149292705877e-10, 1.4426950408889634
-_EXP_DEGREE = 13
-
-# A cell is worth its place where the escape would cost more: the frequency of 1 takes 1.44 / 2^P
-# bits from every symbol, and an escape some 8 bits more than a cell, when it occurs.
-_LEAST_MASS = 0.18
 # Beyond so many scales from the mean no cell reaches the least mass.
 _REACH = 6.0
-_MAX_MEAN = _MAX_SCALE = float(1 << 20)
 
 
 def default_scales() -> NDArray[np.float64]:
@@ -91,58 +83,7 @@ def gaussian_table(
     A row holds the symbols whose probability is worth a cell, at most 2**(precision - 1); the others
     are escapes. Deterministic: equal floats give equal tables on every machine. Raises ValueError.
     """
-    precision = check_precision(precision)
-    s, mean = np.broadcast_arrays(
-        default_scales() if scales is None else np.asarray(scales, np.float64),
-        0.0 if means is None else np.asarray(means, np.float64),
-    )
-    s, mean = s.reshape(-1), mean.reshape(-1)
-    if not 1 <= s.size <= MAX_ROWS:
-        raise ValueError(f"{s.size} rows, legal are 1..{MAX_ROWS}")
-    legal = (s >= 1 / _MAX_SCALE) & (s <= _MAX_SCALE)
-    if not legal.all():
-        raise ValueError(f"scale {s[~legal][0]}, legal are 2**-20 .. 2**20")
-    legal = np.abs(mean) <= _MAX_MEAN
-    if not legal.all():
-        raise ValueError(f"mean {mean[~legal][0]}, legal are -2**20 .. 2**20")
-
-    reach = np.minimum(_REACH * s + 0.5, (1 << precision) / 4 - 1)
-    first = np.ceil(mean - reach).astype(np.int64)
-    count = np.floor(mean + reach).astype(np.int64) - first + 1
-    if int(count.sum()) > MAX_CELLS:
-        raise ValueError(f"{s.size} rows of up to {int(count.max())} cells, the limit in all is {MAX_CELLS}")
-    # One edge more than cells in each row: edge i of a row is the lower end of its cell i.
-    edge_starts = np.append(0, np.cumsum(count + 1))
-    row = np.repeat(np.arange(s.size), count + 1)
-    k = np.arange(edge_starts[-1]) - edge_starts[row] + first[row]
-    edge = (k - 0.5 - mean[row]) / s[row]
-    tail = normal_tail(np.abs(edge))
-
-    # Tails are subtracted on the side where they are small, so that nothing cancels.
-    low, high = edge[:-1], edge[1:]
-    tail_low, tail_high = tail[:-1], tail[1:]
-    mass = np.where(high <= 0, tail_high - tail_low, tail_low - tail_high)
-    mass = np.where((low < 0) & (high > 0), 1.0 - tail_low - tail_high, mass)
-    is_cell = row[:-1] == row[1:]
-
-    worth = is_cell & (mass >= _LEAST_MASS / (1 << precision))
-    # The cell nearest to the mean always stays, however wide the row.
-    worth[edge_starts[:-1] + (np.floor(mean + 0.5).astype(np.int64) - first)] = True
-    kept = np.flatnonzero(worth)
-    lengths = np.bincount(row[kept], minlength=s.size)
-    row_starts = np.append(0, np.cumsum(lengths + 1))
-    begin = kept[np.append(0, np.cumsum(lengths)[:-1])]
-    end = begin + lengths
-
-    masses = np.empty(row_starts[-1])
-    is_escape = np.zeros(masses.size, np.bool_)
-    is_escape[row_starts[1:] - 1] = True
-    masses[~is_escape] = mass[kept]
-    below = np.where(edge[begin] <= 0, tail[begin], 1.0 - tail[begin])
-    above = np.where(edge[end] >= 0, tail[end], 1.0 - tail[end])
-    masses[is_escape] = below + above
-    freqs = quantize(masses, row_starts, precision)
-    return CdfTable.from_flat(freqs, row_starts, k[begin], precision)
+    return discretize(normal_tail, _REACH, default_scales() if scales is None else scales, means, precision)
 
 
 def normal_tail(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -153,14 +94,4 @@ def normal_tail(x: NDArray[np.float64]) -> NDArray[np.float64]:
     ratio = np.full_like(u, _TAIL[-1])
     for coefficient in _TAIL[-2::-1]:
         ratio = ratio * u + coefficient
-    return ratio * t * _exp(-0.5 * (x * x))
-
-
-def _exp(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp(y) for -100 <= y <= 0, to about 1e-15."""
-    n = np.floor(y * _LOG2_E + 0.5)
-    r = (y - n * _LN2_HIGH) - n * _LN2_LOW
-    result = np.ones_like(r)
-    for divisor in range(_EXP_DEGREE, 0, -1):
-        result = 1.0 + result * r / divisor
-    return np.ldexp(result, n.astype(np.int32))
+    return ratio * t * exp(-0.5 * (x * x))

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 # Masses become integers below 2^40 before they are summed: 65,536 of them stay below 2^63.
 _MASS_BITS = 40
+# Cells that are settled together: some arrays of so many float64 stay in a cache.
+_TOGETHER = 1 << 15
+# So many minima of a row are found in less time than it takes to sort it.
+_FEW = 16
 
 
 def quantize(masses: NDArray[np.float64], row_starts: NDArray[np.int64], precision: int) -> NDArray[np.int64]:
@@ -37,30 +41,62 @@ def quantize(masses: NDArray[np.float64], row_starts: NDArray[np.int64], precisi
     # Cells below half a unit of frequency are lifted to 1, the others share what is left.
     mass = np.add.reduceat(units, starts)
     share = np.full(starts.size, total, np.int64)
-    freqs = np.ones(units.size, np.int64)
+    lifted = np.zeros(units.size, np.bool_)
     for _ in range(4):
         factor = share.astype(np.float64) / mass.astype(np.float64)
         freqs = np.floor(units * np.repeat(factor, lengths) + 0.5).astype(np.int64)
-        lifted = freqs < 1
-        freqs[lifted] = 1
+        lifted, before = freqs < 1, lifted
+        if np.array_equal(lifted, before):
+            break
         share = np.maximum(total - np.add.reduceat(lifted.astype(np.int64), starts), 1)
         mass = np.maximum(np.add.reduceat(np.where(lifted, 0, units), starts), 1)
-
-    missing = total - np.add.reduceat(freqs, starts)
-    for r in np.flatnonzero(missing):
-        cells = slice(int(row_starts[r]), int(row_starts[r + 1]))
-        _settle(freqs[cells], units[cells].astype(np.float64), int(missing[r]))
+    freqs[lifted] = 1
+    _settle(freqs, units, starts, lengths, total - np.add.reduceat(freqs, starts))
     return freqs
 
 
-def _settle(freqs: NDArray[np.int64], weights: NDArray[np.float64], missing: int) -> None:
-    """Adds `missing` (of either sign) to one row in place, half of it at a time, where it costs least."""
-    while missing > 0:
-        best = np.argsort(-(weights / (freqs + 0.5)), kind="stable")[: (missing + 1) // 2]
-        freqs[best] += 1
-        missing -= len(best)
-    while missing < 0:
-        cost = np.where(freqs > 1, weights / (freqs - 0.5), np.inf)
-        count = min((1 - missing) // 2, int(np.count_nonzero(freqs > 1)))
-        freqs[np.argsort(cost, kind="stable")[:count]] -= 1
-        missing += count
+def _settle(
+    freqs: NDArray[np.int64],
+    units: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    missing: NDArray[np.int64],
+) -> None:
+    """Adds `missing` (of either sign) to the rows in place, half of it at a time, where it costs least."""
+    unsettled = np.flatnonzero(missing)
+    # Rows of similar length are worked on together, as the rows of one matrix.
+    unsettled = unsettled[np.argsort(lengths[unsettled], kind="stable")]
+    while unsettled.size:
+        wide = np.searchsorted(lengths[unsettled], 2 * lengths[unsettled[0]], side="right")
+        count = min(wide, max(1, _TOGETHER // int(lengths[unsettled[wide - 1]])))
+        rows, unsettled = unsettled[:count], unsettled[count:]
+        column = np.arange(lengths[rows[-1]])
+        outside = column >= lengths[rows, None]
+        cells = starts[rows, None] + column
+        cells[outside] = starts[rows[0]]
+        f, weights, need = freqs[cells], units[cells].astype(np.float64), missing[rows]
+        while (r := np.flatnonzero(need)).size:
+            more = need[r, None] > 0
+            # The cost of 1 more is a gain, the greatest is the least of the negative ones.
+            cost = weights[r] / np.where(more, -0.5 - f[r], f[r] - 0.5)
+            cost[outside[r] | ~more & (f[r] == 1)] = np.inf
+            step = np.minimum((np.abs(need[r]) + 1) // 2, np.count_nonzero(cost < np.inf, axis=1))
+            step *= np.sign(need[r])
+            f[r] += _least(cost, np.abs(step)) * np.sign(step)[:, None]
+            need[r] -= step
+        freqs[cells[~outside]] = f[~outside]
+
+
+def _least(costs: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Marks the counts[r] least of each row, of equal ones the first. costs: (rows, columns), changed."""
+    chosen = np.zeros(costs.shape, np.bool_)
+    if int(counts.max()) > _FEW:
+        order = np.argsort(costs, axis=1, kind="stable")
+        np.put_along_axis(chosen, order, np.arange(costs.shape[1]) < counts[:, None], axis=1)
+        return chosen
+    for taken in range(int(counts.max())):
+        r = np.flatnonzero(counts > taken)
+        best = costs[r].argmin(axis=1)
+        chosen[r, best] = True
+        costs[r, best] = np.inf
+    return chosen

@@ -8,12 +8,14 @@ import operator
 import struct
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import as_int32, check_indexes
+from ._lookup import Lookup, lookup
 from .quantize import quantize
 
 MIN_PRECISION, MAX_PRECISION = 4, 16
@@ -82,18 +84,69 @@ class CdfTable:
         """
         precision = check_precision(precision)
         rows = [np.asarray(row, np.float64) for row in pmfs]
-        for r, row in enumerate(rows):
-            if row.ndim != 1 or row.size < 1 or not np.all(np.isfinite(row)) or np.any(row < 0):
-                raise ValueError(f"pmfs[{r}] must be 1-D, not empty, finite and >= 0; shape {row.shape}")
+        flat, starts = _flatten([row.reshape(-1) for row in rows], np.float64)
+        legal = [row.ndim == 1 and row.size > 0 for row in rows]
+        if not all(legal) or not np.all(np.isfinite(flat)) or np.any(flat < 0):
+            for r, row in enumerate(rows):
+                if not legal[r] or not np.all(np.isfinite(row)) or np.any(row < 0):
+                    raise ValueError(f"pmfs[{r}] must be 1-D, not empty, finite and >= 0; shape {row.shape}")
         if escapes is None:
-            rest = np.array([_escape_mass(row) for row in rows])
+            rest = _escape_masses(flat, starts)
         else:
             rest = np.asarray(escapes, np.float64)
             if rest.shape != (len(rows),) or not np.all(np.isfinite(rest)) or np.any(rest < 0):
                 raise ValueError(f"escapes must be {len(rows)} finite values >= 0; shape {rest.shape}")
-        cells = [np.append(row, escape) for row, escape in zip(rows, rest, strict=True)]
-        masses, row_starts = _flatten(cells, np.float64)
+        row_starts = starts + np.arange(starts.size)
+        masses = np.empty(row_starts[-1])
+        is_escape = np.zeros(masses.size, np.bool_)
+        is_escape[row_starts[1:] - 1] = True
+        masses[is_escape], masses[~is_escape] = rest, flat
         return cls.from_flat(quantize(masses, row_starts, precision), row_starts, offsets, precision)
+
+    @classmethod
+    def from_cdf(
+        cls, cdf: ArrayLike, lengths: ArrayLike, offsets: ArrayLike, precision: int = 16
+    ) -> CdfTable:
+        """The table of cumulative frequencies in CompressAI's layout, where rows end in their escape.
+
+        cdf: integers (rows, columns); row r rises strictly from cdf[r, 0] = 0 to 2**precision at its last
+        place, lengths[r] - 1, and is 0 behind it. Cell i of the row has frequency cdf[r, i + 1] - cdf[r, i];
+        the last, number lengths[r] - 2, is the escape. lengths: integers (rows,), 3..columns, so by 2 more
+        than the row has regular symbols; offsets: integers (rows,), the symbol of cell 0. `_quantized_cdf`,
+        `_cdf_length` and `_offset` of CompressAI's entropy models are such arrays, as NumPy or CPU tensors.
+
+        Raises ValueError with the row, the place and the values where that doesn't hold; TypeError for what
+        isn't an integer.
+        """
+        precision = check_precision(precision)
+        matrix, length = np.asarray(cdf), _integers("lengths", lengths)
+        if matrix.ndim != 2 or length.shape != matrix.shape[:1]:
+            raise ValueError(
+                f"cdf {matrix.shape} and lengths {length.shape}: expected (rows, columns) and (rows,)"
+            )
+        columns = matrix.shape[1]
+        _refuse((length < 3) | (length > columns), length, f"as length, legal are 3..{columns}")
+        inside = np.arange(columns) < length[:, None]
+        flat = _integers("cdf", matrix[inside])
+        ends = np.cumsum(length)
+        first, last = flat[ends - length], flat[ends - 1]
+        _refuse(first != 0, first, "as its first value, not 0")
+        freqs = np.diff(flat)
+        between = np.ones(freqs.size, np.bool_)
+        between[ends[:-1] - 1] = False
+        if (wrong := between & (freqs < 1)).any():
+            place = int(wrong.argmax())
+            r = int(np.searchsorted(ends, place, side="right"))
+            i = place - int(ends[r] - length[r])
+            raise ValueError(
+                f"row {r} has {flat[place]} at {i} and {flat[place + 1]} at {i + 1}, it must rise strictly"
+            )
+        _refuse(last != 1 << precision, last, f"as its last value, not 2**{precision}")
+        if (padding := (matrix != 0) & ~inside).any():
+            r, i = np.argwhere(padding)[0].tolist()
+            raise ValueError(f"row {r} has {matrix[r, i]} at {i}, after its end at {length[r] - 1}, not 0")
+        row_starts = np.append(0, np.cumsum(length - 1))
+        return cls.from_flat(freqs[between], row_starts, offsets, precision)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> CdfTable:
@@ -123,6 +176,16 @@ class CdfTable:
         parts = (self.offsets.astype("<i4"), lengths.astype("<u4"), self.freqs.astype("<u2"))
         return head + b"".join(part.tobytes() for part in parts)
 
+    def to_cdf(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """(cdf, lengths, offsets), int32, as `from_cdf` takes them; the longest row has no padding."""
+        lengths = np.diff(self.row_starts) + 1
+        cdf = np.zeros((self.rows, int(lengths.max())), np.int32)
+        column = np.arange(cdf.shape[1])
+        ends = np.cumsum(self.freqs, dtype=np.int64)
+        base = np.repeat(np.arange(self.rows) << self.precision, lengths - 1)
+        cdf[(column > 0) & (column < lengths[:, None])] = ends - base
+        return cdf, lengths, self.offsets.copy()
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -134,53 +197,39 @@ class CdfTable:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @cached_property
-    def cells(self) -> NDArray[np.uint32]:
-        """uint32 (cells,): start | freq << 16, where start is the sum of the row's earlier frequencies."""
-        freqs = self.freqs.astype(np.int64)
-        ends = np.cumsum(freqs)
-        starts = (ends - freqs) & ((1 << self.precision) - 1)
-        return _frozen((starts | freqs << 16).astype(np.uint32))
-
-    @cached_property
-    def buckets(self) -> NDArray[np.uint16]:
-        """uint16 (rows, 2**min(8, precision)): where in its row the search for a slot begins.
-
-        Entry [r, slot >> (precision - 8)] is the cell, counted from row_starts[r], that holds the first
-        slot of the bucket; the wanted cell is this one or one after it.
-        """
-        bits = min(8, self.precision)
-        first = np.arange(1 << bits) << (self.precision - bits)
-        # Row r's cells cover [r << precision, (r + 1) << precision) of one common axis.
-        ends = np.cumsum(self.freqs.astype(np.int64))
-        queries = (np.arange(self.rows) << self.precision)[:, None] + first
-        found = np.searchsorted(ends, queries, side="right") - self.row_starts[:-1, None]
-        return _frozen(found.astype(np.uint16))
-
-    @cached_property
-    def costs(self) -> NDArray[np.int32]:
-        """int32 (cells,): the cell's cost in units of 2**-16 bit (to about 2 units), from integers alone."""
-        values, inverse = np.unique(self.freqs, return_inverse=True)
-        return _frozen(((self.precision << 16) - _log2_fixed(values))[inverse].astype(np.int32))
+    def lookup(self) -> Lookup:
+        """The arrays in which the compiled loops look this table up."""
+        return lookup(self.freqs, self.row_starts, self.offsets, self.precision)
 
     def symbol_bits(self, symbols: ArrayLike, indexes: ArrayLike) -> NDArray[np.float64]:
         """Exact cost in bits of each symbol under its row, escapes included: float64 of their shape.
 
         symbols, indexes: integer arrays of one shape, int32 values, 0 <= index < rows. Raises as `encode`.
         """
+        above, count, first = self._above(symbols, indexes)
+        escape = (above < 0) | (above >= count)
+        cell_bits = self.precision - np.log2(self.freqs.astype(np.float64))
+        cost = np.asarray(cell_bits[first + np.where(escape, count, above)])
+        raw = np.where(above >= count, 2 * (above - count), -2 * above - 1)[escape]
+        nibbles = sum((raw >> shift > 0).astype(np.int64) for shift in range(0, 36, 4))
+        cost[escape] += 4.0 * (1 + nibbles)
+        return cost
+
+    def is_escape(self, symbols: ArrayLike, indexes: ArrayLike) -> NDArray[np.bool_]:
+        """Which symbols lie outside their row's range: bool of their shape. Arguments as `symbol_bits`."""
+        above, count, _ = self._above(symbols, indexes)
+        return (above < 0) | (above >= count)
+
+    def _above(
+        self, symbols: ArrayLike, indexes: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+        """Of each symbol (symbol - offset, number of regular cells, first cell) of its row."""
         symbol, index = as_int32("symbols", symbols), as_int32("indexes", indexes)
         if symbol.shape != index.shape:
             raise ValueError(f"symbols have shape {symbol.shape}, indexes {index.shape}")
         check_indexes(index, self.rows)
-        first, last = self.row_starts[index], self.row_starts[index + 1] - 1
-        above = symbol.astype(np.int64) - self.offsets[index]
-        regular = (above >= 0) & (above < last - first)
-        cell_bits = self.precision - np.log2(self.freqs.astype(np.float64))
-        cost = np.asarray(cell_bits[np.where(regular, first + above, last)])
-        excess = above - (last - first)
-        raw = np.where(excess >= 0, 2 * excess, -2 * above - 1)[~regular]
-        nibbles = sum((raw >> shift > 0).astype(np.int64) for shift in range(0, 36, 4))
-        cost[~regular] += 4.0 * (1 + nibbles)
-        return cost
+        first = self.row_starts[index]
+        return symbol.astype(np.int64) - self.offsets[index], self.row_starts[index + 1] - 1 - first, first
 
     def bits(self, symbols: ArrayLike, indexes: ArrayLike) -> float:
         """Exact cost in bits of coding all `symbols`: the sum of `symbol_bits`."""
@@ -223,6 +272,8 @@ class CdfTable:
             raise ValueError(f"{rows} rows and {freqs.size} cells, limits are 1..{MAX_ROWS} and {MAX_CELLS}")
         if row_starts[0] != 0 or row_starts[-1] != freqs.size:
             raise ValueError(f"rows span {row_starts[0]}..{row_starts[-1]} of {freqs.size} cells")
+        if row_starts.min() < 0 or row_starts.max() > freqs.size:
+            raise ValueError(f"row_starts span {row_starts.min()}..{row_starts.max()} of {freqs.size} cells")
         lengths = np.diff(row_starts)
         _refuse(lengths < 2, lengths, "cells, the least is 2 (one regular, one escape)")
         total = 1 << precision
@@ -240,9 +291,11 @@ class CdfTable:
         )
 
 
-def _escape_mass(pmf: NDArray[np.float64]) -> float:
-    # fsum is exactly rounded, so independent of the machine; it overflows on huge values only.
-    return 0.0 if pmf.max() >= 1 else max(0.0, 1.0 - math.fsum(pmf.tolist()))
+def _escape_masses(pmfs: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each row pmfs[starts[r]:starts[r + 1]] lacks to 1, or 0."""
+    # fsum is exactly rounded, so independent of the machine. Huge values would overflow it; 1 says as much.
+    values, ends = np.minimum(pmfs, 1.0).tolist(), starts.tolist()
+    return np.array([max(0.0, 1.0 - math.fsum(values[a:b])) for a, b in pairwise(ends)])
 
 
 def _refuse(bad: NDArray[np.bool_], values: NDArray[np.int64], message: str) -> None:
@@ -275,22 +328,6 @@ def _flatten(rows: Sequence[NDArray[Any]], dtype: type) -> tuple[NDArray[Any], N
     np.cumsum([row.size for row in rows], out=row_starts[1:])
     flat = np.concatenate(rows) if rows else np.zeros(0, dtype)
     return flat, row_starts
-
-
-def _log2_fixed(values: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """log2 of integers 1..65535 in units of 2**-16: each squaring yields one more bit."""
-    exponent = np.zeros(values.size, np.int64)
-    for shift in range(1, 16):
-        exponent += (values >> shift) > 0
-    # A mantissa in [1, 2) with 31 fraction bits: its square stays below 2^64.
-    mantissa = values.astype(np.uint64) << (31 - exponent).astype(np.uint64)
-    result = exponent
-    for _ in range(16):
-        mantissa = (mantissa * mantissa) >> np.uint64(31)
-        bit = mantissa >> np.uint64(32)
-        mantissa >>= bit
-        result = 2 * result + bit.astype(np.int64)
-    return result
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

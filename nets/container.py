@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..entropy.errors import CorruptStream
 
 MAGIC = b"\x89QDR"
-VERSION = 1
+VERSION = 2
 MULTIPLE = 64
 """Sides are padded to multiples of this many pixels."""
 MAX_PIXELS = 1 << 26

@@ -15,34 +15,35 @@ from quadrans.nets.container import ORDERS
 from quadrans.nets.demo import demo_photo
 from quadrans.nets.export import export_weights
 from quadrans.nets.minnen2018 import Minnen2018
-from quadrans.nets.weights import bundled_models, find_weights, write_weights
+from quadrans.nets.weights import bundled_models, find_weights, read_weights, write_weights
 
 FOLDER = Path(__file__).resolve().parent
 WIDTH, HEIGHT = 70, 130
 
 
-def make_tiny() -> None:
-    """Weights of a tiny model, and a file of theirs in each coding order."""
+def make_weights() -> None:
+    """Weights of a tiny model."""
     torch.manual_seed(2018)
     net = Minnen2018(4, 6)
     with torch.no_grad():
         net.entropy_parameters[4].weight.mul_(20.0)
         net.entropy_bottleneck.quantiles[:, 0, 1] = torch.tensor([-0.7, 0.0, 0.3, 12.25])
-    weights = export_weights(net, "golden", {})
-    write_weights(FOLDER / "golden.safetensors", weights)
-    codec = ImageCodec(weights)
+    write_weights(FOLDER / "golden.safetensors", export_weights(net, "golden", {}))
+
+
+def tiny_latents() -> Latents:
+    """Heavy tails: most symbols near zero, some far outside every row of the tables."""
     rng = np.random.default_rng(2018)
-    # Heavy tails: most symbols near zero, some far outside every row of the tables.
     y_hat = np.rint(rng.standard_cauchy((12, 8, 6)) * 2).clip(-(2**24), 2**24).astype(np.float32) + 0.0
     z = np.rint(rng.standard_cauchy((3, 2, 4)) * 3).astype(np.int32)
-    latents = Latents(y_hat, z)
-    digests = {
-        "z": hashlib.sha256(z.tobytes()).hexdigest(),
-        "y_hat": hashlib.sha256(y_hat.tobytes()).hexdigest(),
-    }
-    (FOLDER / "latents.json").write_text(json.dumps(digests, indent=1) + "\n")
-    for order in ORDERS:
-        (FOLDER / f"{order}.qdr").write_bytes(codec.encode(latents, WIDTH, HEIGHT, order).to_bytes())
+    return Latents(y_hat, z)
+
+
+def make_tiny(order: str) -> None:
+    """A file of the tiny model in a coding order."""
+    codec = ImageCodec(read_weights(FOLDER / "golden.safetensors"))
+    container = codec.encode(tiny_latents(), WIDTH, HEIGHT, order)
+    (FOLDER / f"{order}.qdr").write_bytes(container.to_bytes())
 
 
 def make_bundled(name: str) -> None:
@@ -57,7 +58,16 @@ def make_bundled(name: str) -> None:
 
 if __name__ == "__main__":
     if not (FOLDER / "golden.safetensors").exists():
-        make_tiny()
+        make_weights()
+    for order in ORDERS:
+        if not (FOLDER / f"{order}.qdr").exists():
+            make_tiny(order)
+    if not (FOLDER / "latents.json").exists():
+        latents = tiny_latents()
+        digests = {
+            name: hashlib.sha256(getattr(latents, name).tobytes()).hexdigest() for name in ("z", "y_hat")
+        }
+        (FOLDER / "latents.json").write_text(json.dumps(digests, indent=1) + "\n")
     for bundled in bundled_models():
         if not (FOLDER / f"{bundled}.qdr").exists():
             make_bundled(bundled)
