@@ -5,11 +5,12 @@
     symbols = decode(stream, indexes, table)        # int32, of indexes' shape
 
 `Encoder` and `Decoder` do the same pass by pass. The same four names are in `range_coder`, for streams
-that are made and read while they travel. `reference` is the format in plain Python integers (FORMAT.md).
+that are made and read while they travel, and in `rans64`, for CompressAI's bitstream. `reference` is the format in plain Python integers (FORMAT.md).
 Numba is imported at the first coding, not here.
 """
 
-from . import range_coder, reference
+from . import range_coder, rans64, reference
+from .accounting import Report, report
 from .errors import CorruptStream, IncompleteStream, TableMismatch
 from .gaussian import default_scales, gaussian_table, scale_thresholds
 from .rans import Decoder, Encoder, decode, encode
@@ -22,6 +23,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "IncompleteStream",
+    "Report",
     "TableMismatch",
     "decode",
     "default_scales",
@@ -30,6 +32,8 @@ __all__ = [
     "laplace_table",
     "logistic_table",
     "range_coder",
+    "rans64",
     "reference",
+    "report",
     "scale_thresholds",
 ]

@@ -108,12 +108,19 @@ class Latents:
 class Cost:
     """What a photo's latents cost, in bits."""
 
-    model: float
-    """-log2 of the network's continuous densities, both latents"""
+    model_z: float
+    """-log2 of the network's continuous density of z"""
+    model_y: float
+    """-log2 of the network's continuous density of y"""
     z: float
     """-log2 p under the z table"""
     y: NDArray[np.float64]
     """(H/16, W/16), -log2 p under the y table, summed over channels"""
+
+    @property
+    def model(self) -> float:
+        """Bits of both latents by the network's densities."""
+        return self.model_z + self.model_y
 
     @property
     def tables(self) -> float:
@@ -229,22 +236,39 @@ class ImageCodec:
                 f"made with tables {container.table_digest.hex()}, not with {self.table_digest.hex()}"
             )
 
-    @torch.inference_mode()
     def cost(self, latents: Latents, order: str = "wavefront") -> Cost:
         """What the latents cost in a coding order: by the model's own estimate, and under the tables."""
+        symbols, indexes = self._symbols(latents, order)
+        return Cost(
+            *self._model_bits(latents, order),
+            self.z_table.bits(latents.z, self._channels(latents.z.shape)),
+            self.y_table.symbol_bits(symbols, indexes).sum(-1),
+        )
+
+    def account(self, container: Container) -> dict[str, entropy.Report]:
+        """Where the bits of a file's streams "z" and "y" went. Raises as `decode`."""
+        latents = self.decode(container)
+        z_bits, y_bits = self._model_bits(latents, container.order)
+        z = latents.z, self._channels(latents.z.shape)
+        y = self._symbols(latents, container.order)
+        return {
+            "z": entropy.report(container.z, *z, self.z_table, z_bits),
+            "y": entropy.report(container.y, *y, self.y_table, y_bits),
+        }
+
+    def _symbols(self, latents: Latents, order: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         coding = coding_order(order, *latents.y_hat.shape[:2])
-        features = self.features(latents.z)
-        symbols, indexes = kernels.latent_symbols(latents.y_hat, features, self.context_model, coding)
+        return kernels.latent_symbols(latents.y_hat, self.features(latents.z), self.context_model, coding)
+
+    @torch.inference_mode()
+    def _model_bits(self, latents: Latents, order: str) -> tuple[float, float]:
         y_hat, z_hat = (
             torch.from_numpy(latent).permute(2, 0, 1)[None].to(self.device)
             for latent in (latents.y_hat, latents.z.astype(np.float32) + self.medians)
         )
         mode = torch.tensor([MODES.index(MODE_OF_ORDER[order])])
-        return Cost(
-            float(self.net.latent_bits(y_hat, z_hat, mode)),
-            self.z_table.bits(latents.z, self._channels(latents.z.shape)),
-            self.y_table.symbol_bits(symbols, indexes).sum(-1),
-        )
+        y_bits, z_bits = self.net.latent_bits(y_hat, z_hat, mode)
+        return float(z_bits), float(y_bits)
 
     def _channels(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
         return np.broadcast_to(np.arange(self.net.n, dtype=np.int32), shape)

@@ -92,13 +92,13 @@ class Minnen2018(nn.Module):
         scales, means = self.entropy_parameters(joined).float().chunk(2, 1)
         return scales, means
 
-    def latent_bits(self, y_hat: Tensor, z_hat: Tensor, modes: Tensor) -> Tensor:
-        """The model's own estimate for rounded latents, (B,) bits: -log2 of its continuous densities.
+    def latent_bits(self, y_hat: Tensor, z_hat: Tensor, modes: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own estimate for rounded y and z, (B,) bits each: -log2 of its continuous densities.
 
         Shapes as in `distributions`.
         """
         y_bits = gaussian_bits(y_hat, *self.distributions(y_hat, z_hat, modes))
-        return y_bits.sum((1, 2, 3)) + self.entropy_bottleneck(z_hat).sum((1, 2, 3))
+        return y_bits.sum((1, 2, 3)), self.entropy_bottleneck(z_hat).sum((1, 2, 3))
 
     def channels_last(self) -> Minnen2018:
         """The model itself, its weights laid out channels-last: what the CPU's convolutions like best."""

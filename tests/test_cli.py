@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_a_folder_at_once(folder: Path, photo: np.ndarray) -> None:
     assert quadrans("decompress", "out").exit_code == 0
     assert read_image(folder / "out" / "grey.png").pixels.shape == (70, 90, 3)
     assert quadrans("info", "out").exit_code == 0
+
+
+def test_where_the_bits_went(folder: Path) -> None:
+    """The parts of each stream add up to its bytes, as printed."""
+    assert quadrans("compress", "cat.png").exit_code == 0
+    result = quadrans("info", "--bits", "cat.qdr")
+    assert result.exit_code == 0
+    container = Container.from_bytes((folder / "cat.qdr").read_bytes())
+    lines = result.stdout.splitlines()
+    parts = [re.findall(r"-?\d+\.\d", line) for line in lines if re.search("densities|[+] ", line)]
+    sums = [sum(float(part) for part in column) for column in zip(*parts, strict=True)]
+    assert sums == pytest.approx([len(container.z), len(container.y)], abs=0.3)
+    assert f"{len(container.y)} │" in next(line for line in lines if "= stream" in line)
 
 
 def test_one_bad_file_does_not_stop_the_others(folder: Path) -> None:
