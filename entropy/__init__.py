@@ -5,11 +5,12 @@
     symbols = decode(stream, indexes, table)        # int32, of indexes' shape
 
 `Encoder` and `Decoder` do the same pass by pass. The same four names are in `range_coder`, for streams
-that are made and read while they travel, and in `rans64`, for CompressAI's bitstream. `reference` is the format in plain Python integers (FORMAT.md).
+that are made and read while they travel; in `mixture`, for a mixture of Gaussians for each symbol; and in
+`rans64`, for CompressAI's bitstream. `reference` is the format in plain Python integers (FORMAT.md).
 Numba is imported at the first coding, not here.
 """
 
-from . import range_coder, rans64, reference
+from . import mixture, range_coder, rans64, reference
 from .accounting import Report, report
 from .errors import CorruptStream, IncompleteStream, TableMismatch
 from .gaussian import default_scales, gaussian_table, scale_thresholds
@@ -31,6 +32,7 @@ __all__ = [
     "gaussian_table",
     "laplace_table",
     "logistic_table",
+    "mixture",
     "range_coder",
     "rans64",
     "reference",
