@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {
     path.relative_to(ROOT).as_posix()
-    for folder in ("entropy", "kernels", "nets")
+    for folder in ("entropy", "kernels", "nets", "bench")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".md", ".safetensors")
 } | {"__init__.py", "__main__.py", "cli.py", "py.typed"}

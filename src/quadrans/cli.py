@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from .nets.images import IMAGE_SUFFIXES, read_image, write_image
 from .nets.weights import DEFAULT_MODEL, bundled_models, bundled_weights, find_weights, read_weights
 
 if TYPE_CHECKING:
+    from .entropy import Report
     from .nets.codec import ImageCodec
     from .nets.weights import Weights
 
@@ -31,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench = typer.Typer(help="Measure the coders.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 # Markup off everywhere: file names and model names are data.
 console = Console(markup=False, highlight=False, soft_wrap=True)
 errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -46,6 +50,10 @@ Output = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or a .safetensors path.")]
+FileModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A .safetensors path, if a file's model is not bundled."),
+]
 Device = Annotated[str, typer.Option(help="torch device of the transforms.")]
 
 
@@ -168,6 +176,13 @@ def _codec(weights: Weights, device: str) -> ImageCodec:
     return ImageCodec(weights, device)
 
 
+def _codecs(model: str | None, device: str) -> Callable[[Container], ImageCodec]:
+    """What finds the codec of a file: the model's, or else the bundled one that the file names."""
+    given = None if model is None else _codec(find_weights(model), device)
+    bundled = cache(lambda name: _codec(bundled_weights(name), device))
+    return lambda container: given or bundled(container.model)
+
+
 @app.command()
 def compress(
     inputs: Inputs,
@@ -201,24 +216,18 @@ def compress(
 def decompress(
     inputs: Inputs,
     output: Output = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A .safetensors path, if a file's model is not bundled."),
-    ] = None,
+    model: FileModel = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Decompress .qdr files to PNG."""
 
     def prepare() -> Callable[[Path, Path], str]:
-        given = None if model is None else _codec(find_weights(model), device)
-        bundled: dict[str, ImageCodec] = {}
+        codec_of = _codecs(model, device)
 
         def convert(path: Path, target: Path) -> str:
             container = Container.from_bytes(path.read_bytes())
-            codec = given or bundled.get(container.model)
-            if codec is None:
-                codec = bundled[container.model] = _codec(bundled_weights(container.model), device)
+            codec = codec_of(container)
             y_hat = codec.decode(container).y_hat
             pixels = codec.synthesise(y_hat, container.width, container.height)
             write_file(target, lambda temporary: write_image(temporary, pixels), force)
@@ -230,12 +239,19 @@ def decompress(
 
 
 @app.command()
-def info(inputs: Inputs) -> None:
+def info(
+    inputs: Inputs,
+    bits: Annotated[
+        bool, typer.Option("--bits", help="Decode the latents, and show where their bits went.")
+    ] = False,
+    model: FileModel = None,
+) -> None:
     """Show what .qdr files hold, after checking their checksums."""
     with _reported() as failed:
         files = _expand(inputs, frozenset({".qdr"}))
     _fail_if(failed)
     outcomes = []
+    codec_of = cache(lambda: _codecs(model, "cpu"))
     for path in files:
         with _reported(path) as failed:
             data = path.read_bytes()
@@ -255,8 +271,33 @@ def info(inputs: Inputs) -> None:
             ):
                 table.add_row(*row)
             console.print(table)
+            if bits:
+                console.print(_account(codec_of()(container).account(container)))
         outcomes += failed
     _fail_if(outcomes)
+
+
+def _account(reports: dict[str, Report]) -> Table:
+    """Where the bits of streams went, in bytes."""
+    table = Table(title="bytes", title_justify="left")
+    table.add_column("")
+    for name in reports:
+        table.add_column(name, justify="right")
+
+    def row(label: str, entries: Iterable[str]) -> None:
+        table.add_row(label, *entries)
+
+    all_ = reports.values()
+    row("by the network's densities", [f"{(r.ideal_bits or 0) / 8:.1f}" for r in all_])
+    row("+ integer tables", [f"{(r.table_loss or 0) / 8:.1f}" for r in all_])
+    row("+ states of the coder", [f"{r.state_loss / 8:.1f}" for r in all_])
+    row("+ header of the stream", [f"{r.header_bits / 8:.1f}" for r in all_])
+    row("= stream", [f"{r.bits // 8}" for r in all_])
+    table.add_section()
+    row("symbols", [f"{r.symbols}" for r in all_])
+    row("of them escapes", [f"{r.escapes}, {r.escape_bits / 8:.1f} bytes" for r in all_])
+    row("groups x lanes", [f"{r.groups} x {r.lanes}" for r in all_])
+    return table
 
 
 @app.command()
@@ -349,3 +390,35 @@ def demo(
 
         run_demo(find_weights(model), photo, output, force, console)
     _fail_if(failed)
+
+
+@bench.command("coder")
+def bench_coder(
+    workload: Annotated[
+        list[str] | None, typer.Option("--workload", "-w", help="Names or patterns; all by default.")
+    ] = None,
+    coder: Annotated[
+        list[str] | None,
+        typer.Option("--coder", "-c", help="Names or patterns, such as 'lanes*'; all by default."),
+    ] = None,
+    symbols: Annotated[
+        list[int] | None, typer.Option("--symbols", "-n", help="Sizes, instead of each workload's own.")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads, where a coder can use several.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the speeds to.")] = None,
+    force: Force = False,
+) -> None:
+    """Measure our coders and the installed peers on the same workloads. -w, -c and -n may be repeated."""
+    wrong: list[str] = []
+    with _reported() as failed:
+        from .bench.coder import run_benchmark
+
+        # A table of figures is of no use with its columns cut.
+        wide = Console(markup=False, highlight=False, soft_wrap=True, width=max(console.width, 160))
+        selected = workload or [], coder or [], symbols or []
+        wrong = run_benchmark(*selected, runs, threads, json, plot, force, wide)
+    for line in wrong:
+        errors.print(f"quadrans: {_clean(line)}")
+    _fail_if([*failed, *wrong])
