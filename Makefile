@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit wheel clean
+.PHONY: demo test lint types unit wheel fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/quadrans demo --force
@@ -30,6 +30,16 @@ $(VENV)/bin/python:
 $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	touch $@
+
+# Three parts, each for so long; the streams depend on the seed alone, those of the last part on the time too.
+FUZZ_SECONDS ?= 1200
+FUZZ_SEED ?= 0
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/mutate.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; NUMBA_CACHE_DIR=$$cache NUMBA_BOUNDSCHECK=1 QUADRANS_SIMD=scalar \
+		$(BIN)/python tests/fuzz/mutate.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+	$(BIN)/python tests/fuzz/fuzz_decoders.py -max_total_time=$(FUZZ_SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
