@@ -50,24 +50,31 @@ def _encode_payload(raw, x, precision, words, position):
 
 
 @njit(nogil=True, cache=True)
-def _encode_run(codes, begin, end, lane_mask, raws, places, precision, states, words, position):
-    """Codes symbols end - 1 down to begin, each in lane i & lane_mask. Returns the position."""
+def _encode_run(
+    codes, begin, end, least, stride, lane_mask, raws, places, precision, states, words, position
+):
+    """Codes symbols end - 1 down to begin, then those `stride` before, down to `least`.
+
+    Symbol i is in lane i & lane_mask. Returns the position.
+    """
     total = 1 << precision
-    for i in range(end - 1, begin - 1, -1):
-        code = np.int64(codes[np.uint64(i)])
-        freq, start = code >> 16, code & 0xFFFF
-        lane = np.uint64(i & lane_mask)
-        x = states[lane]
-        if freq == 0:
-            raw = raws[np.searchsorted(places, i)]
-            x, position = _encode_payload(raw, x, precision, words, position)
-            freq, start = start, total - start
-        # At most one word leaves: x < 2^32, and x >> 16 < 2^16 <= freq << (32 - precision).
-        if x >> (32 - precision) >= freq:
-            position -= 1
-            words[position] = x & 0xFFFF
-            x >>= 16
-        states[lane] = _push(x, start, freq, precision)
+    while begin >= least:
+        for i in range(end - 1, begin - 1, -1):
+            code = np.int64(codes[np.uint64(i)])
+            freq, start = code >> 16, code & 0xFFFF
+            lane = np.uint64(i & lane_mask)
+            x = states[lane]
+            if freq == 0:
+                raw = raws[np.searchsorted(places, i)]
+                x, position = _encode_payload(raw, x, precision, words, position)
+                freq, start = start, total - start
+            # At most one word leaves: x < 2^32, and x >> 16 < 2^16 <= freq << (32 - precision).
+            if x >> (32 - precision) >= freq:
+                position -= 1
+                words[position] = x & 0xFFFF
+                x >>= 16
+            states[lane] = _push(x, start, freq, precision)
+        begin, end = begin - stride, end - stride
     return position
 
 
@@ -87,7 +94,9 @@ def _encode_tail(codes, raws, places, precision, group, groups, states, words, l
         begin, end = number * lanes, min((number + 1) * lanes, size)
         if lanes == 1 and groups == 1:
             begin = number = 0
-        position = _encode_run(codes, begin, end, 0, raws, places, precision, states, words, position)
+        position = _encode_run(
+            codes, begin, end, begin, 1, 0, raws, places, precision, states, words, position
+        )
         number -= groups
     # The words that the tail's decoder reads last are the other lanes' first states.
     stuffed = min(lanes - 1, words.size - position)
@@ -107,13 +116,14 @@ def _encode_rounds(vector, codes, raws, places, precision, least, groups, states
         )
         number -= done * groups
         if number >= least:
-            begin = number * lanes
-            if groups == 1 and vector is None:
-                begin = least * lanes
+            # After a vector loop that stopped, only the block that it stopped at.
+            last = number if vector is not None else least + (number - least) % groups
             position = _encode_run(
                 codes,
-                begin,
+                (last if groups == 1 else number) * lanes,
                 (number + 1) * lanes,
+                last * lanes,
+                groups * lanes,
                 lanes - 1,
                 raws,
                 places,
@@ -122,7 +132,7 @@ def _encode_rounds(vector, codes, raws, places, precision, least, groups, states
                 words,
                 position,
             )
-            number = begin // lanes - groups
+            number = last - groups
     left[POSITION], left[NUMBER] = position, number
 
 

@@ -75,11 +75,11 @@ def read_escape(x, offset, regular, precision, position, end, words):
     return OK, symbol, x, position
 
 
-def run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
-    """Decodes symbols begin .. end - 1 of the pass, each in lane (first + i) & lane_mask.
+def run(source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols):
+    """Decodes symbols begin .. end - 1 of the pass, then those `stride` farther on, up to `stop`.
 
-    Returns (status, detail, position). What `source` is, a tuple, says under which distributions: each
-    kind of distribution overloads this for a tuple of its own.
+    Symbol i is in lane (first + i) & lane_mask. Returns (status, detail, position). What `source` is, a
+    tuple, says under which distributions: each kind of distribution overloads this for a tuple of its own.
     """
 
 
@@ -102,9 +102,13 @@ def _rounds(vector, source, begin, count, groups, states, position, words_end, w
 
 
 @overload(run)
-def _run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
-    def implementation(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
-        return _table_run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols)
+def _run(source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols):
+    def implementation(
+        source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+    ):
+        return _table_run(
+            source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+        )
 
     return implementation if len(source) == TABLE_SOURCE else None
 
@@ -114,31 +118,37 @@ TABLE_SOURCE = 5
 
 
 @njit(nogil=True, cache=True)
-def _table_run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
+def _table_run(
+    source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+):
     indexes, rows, cells, buckets, precision = source
     count = rows.size >> 2
     slot_mask = (1 << precision) - 1
-    for i in range(begin, end):
-        row = np.int64(indexes[np.uint64(i)])
-        if not 0 <= row < count:
-            return BAD_INDEX, i, position
-        lane = np.uint64((first + i) & lane_mask)
-        x = states[lane]
-        cell, distance, freq = find_cell(x & slot_mask, row, rows, cells, buckets)
-        x = freq * (x >> precision) + distance
-        if x < LANE_LOW:
-            if position >= words_end:
-                return TRUNCATED, i, position
-            x = x << 16 | np.int64(words[np.uint64(position)])
-            position += 1
-        offset = np.int64(np.int32(rows[np.uint64(row) * np.uint64(4) + np.uint64(2)]))
-        symbol = offset + cell
-        if cell < 0:
-            status, symbol, x, position = read_escape(x, offset, ~cell, precision, position, words_end, words)
-            if status != OK:
-                return status, symbol, position
-        states[lane] = x
-        symbols[np.uint64(i)] = symbol
+    while end <= stop:
+        for i in range(begin, end):
+            row = np.int64(indexes[np.uint64(i)])
+            if not 0 <= row < count:
+                return BAD_INDEX, i, position
+            lane = np.uint64((first + i) & lane_mask)
+            x = states[lane]
+            cell, distance, freq = find_cell(x & slot_mask, row, rows, cells, buckets)
+            x = freq * (x >> precision) + distance
+            if x < LANE_LOW:
+                if position >= words_end:
+                    return TRUNCATED, i, position
+                x = x << 16 | np.int64(words[np.uint64(position)])
+                position += 1
+            offset = np.int64(np.int32(rows[np.uint64(row) * np.uint64(4) + np.uint64(2)]))
+            symbol = offset + cell
+            if cell < 0:
+                status, symbol, x, position = read_escape(
+                    x, offset, ~cell, precision, position, words_end, words
+                )
+                if status != OK:
+                    return status, symbol, position
+            states[lane] = x
+            symbols[np.uint64(i)] = symbol
+        begin, end = begin + stride, end + stride
     return OK, 0, position
 
 
@@ -170,6 +180,7 @@ def decode_group(vector, source, first, start, stop, group, groups, states, prog
     while number * lanes < first + stop:
         begin, end = max(number * lanes - first, start), min((number + 1) * lanes - first, stop)
         left = progress[ROUNDS] - number // groups
+        blocks = 1
         if left > 0:
             lane_mask = lanes - 1
             if vector is not None:
@@ -192,6 +203,8 @@ def decode_group(vector, source, first, start, stop, group, groups, states, prog
                         continue
             elif groups == 1:
                 end = min(progress[ROUNDS] * lanes - first, stop)
+            elif end - begin == lanes:
+                blocks = min(left, ((first + stop) // lanes - number + groups - 1) // groups)
         else:
             lane_mask = 0
             if progress[TAIL] < 0:
@@ -204,6 +217,8 @@ def decode_group(vector, source, first, start, stop, group, groups, states, prog
             source,
             begin,
             end,
+            end + (blocks - 1) * groups * lanes,
+            groups * lanes,
             first,
             lane_mask,
             states,
@@ -216,7 +231,7 @@ def decode_group(vector, source, first, start, stop, group, groups, states, prog
             return status, detail
         if left == 0 and first + end == (number + 1) * lanes:
             progress[MARK] = progress[POSITION]
-        number = (first + end - 1) // lanes + 1 if groups == 1 else number + groups
+        number = (first + end - 1) // lanes + 1 if groups == 1 else number + blocks * groups
     return OK, 0
 
 

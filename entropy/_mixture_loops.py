@@ -257,34 +257,40 @@ def code_run(symbols, begin, end, weights, means, inverse_scales, phi, codes, ra
 
 
 @njit(nogil=True, cache=True)
-def decode_run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
+def decode_run(
+    source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+):
     """What `_lanes_loops.run` does, under mixtures: the source is their integers, then the tables."""
     weights, means, inverse_scales, phi, scales, quantiles = source
-    for i in range(begin, end):
-        lane = np.uint64((first + i) & lane_mask)
-        x = states[lane]
-        slot = x & ((1 << PRECISION) - 1)
-        regular = slot < REGULAR
-        symbol, low, high = np.int64(0), np.int64(REGULAR), np.int64(1 << PRECISION)
-        if regular:
-            symbol = _guess(slot, i, weights, means, inverse_scales, scales, quantiles)
-            low, high = _bounds(symbol, i, weights, means, inverse_scales, phi)
-            if slot < low or slot >= high:
-                symbol, low, high = search(slot, symbol, low, high, i, weights, means, inverse_scales, phi)
-        x = (high - low) * (x >> PRECISION) + slot - low
-        if x < LANE_LOW:
-            if position >= words_end:
-                return TRUNCATED, i, position
-            x = x << 16 | np.int64(words[np.uint64(position)])
-            position += 1
-        if not regular:
-            middle = center(i, weights, means)
-            status, symbol, x, position = read_escape(x, middle, 0, PRECISION, position, words_end, words)
-            if status != OK:
-                return status, symbol, position
-            low, high = _bounds(symbol, i, weights, means, inverse_scales, phi)
-            if low < high:
-                return HAS_CELL, symbol, position
-        states[lane] = x
-        symbols[np.uint64(i)] = symbol
+    while end <= stop:
+        for i in range(begin, end):
+            lane = np.uint64((first + i) & lane_mask)
+            x = states[lane]
+            slot = x & ((1 << PRECISION) - 1)
+            regular = slot < REGULAR
+            symbol, low, high = np.int64(0), np.int64(REGULAR), np.int64(1 << PRECISION)
+            if regular:
+                symbol = _guess(slot, i, weights, means, inverse_scales, scales, quantiles)
+                low, high = _bounds(symbol, i, weights, means, inverse_scales, phi)
+                if slot < low or slot >= high:
+                    symbol, low, high = search(
+                        slot, symbol, low, high, i, weights, means, inverse_scales, phi
+                    )
+            x = (high - low) * (x >> PRECISION) + slot - low
+            if x < LANE_LOW:
+                if position >= words_end:
+                    return TRUNCATED, i, position
+                x = x << 16 | np.int64(words[np.uint64(position)])
+                position += 1
+            if not regular:
+                middle = center(i, weights, means)
+                status, symbol, x, position = read_escape(x, middle, 0, PRECISION, position, words_end, words)
+                if status != OK:
+                    return status, symbol, position
+                low, high = _bounds(symbol, i, weights, means, inverse_scales, phi)
+                if low < high:
+                    return HAS_CELL, symbol, position
+            states[lane] = x
+            symbols[np.uint64(i)] = symbol
+        begin, end = begin + stride, end + stride
     return OK, 0, position

@@ -207,9 +207,13 @@ MIXTURE_SOURCE = 6
 
 
 @overload(run)
-def _run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
-    def implementation(source, begin, end, first, lane_mask, states, position, words_end, words, symbols):
-        return decode_run(source, begin, end, first, lane_mask, states, position, words_end, words, symbols)
+def _run(source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols):
+    def implementation(
+        source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+    ):
+        return decode_run(
+            source, begin, end, stop, stride, first, lane_mask, states, position, words_end, words, symbols
+        )
 
     return implementation if len(source) == MIXTURE_SOURCE else None
 
