@@ -205,6 +205,10 @@ class LanesReader:
         groups, lanes = self._states.shape
         return groups, lanes
 
+    def loan(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, NDArray[np.uint16]]:
+        """(states, progress, saved, words), as `_lanes_loops.decode_groups` takes them."""
+        return self._states, self._progress, self._saved, self._words
+
     def decode(
         self,
         loop: Callable[..., Any],

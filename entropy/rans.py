@@ -6,10 +6,13 @@ State: one integer in [2^16, 2^32) for each lane of each group. FORMAT.md is the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._lanes import LanesEncoder, LanesReader, Layout, check_threads, decoding_loop
+from ._lanes import LanesEncoder, LanesReader, Layout, check_threads, decoding_loop, specialized
+from ._lookup import Lookup
 from ._passes import KIND_LANES, PassDecoder, Stream, check_stream, to_codes
 from .table import CdfTable
 
@@ -78,6 +81,26 @@ class Encoder(LanesEncoder):
         self._passes.append(to_codes(self._table, symbols, indexes))
 
 
+_LENT = "lent"
+
+
+class Loan(NamedTuple):
+    """A decoder's state, lent to a compiled loop."""
+
+    states: NDArray[np.int64]
+    progress: NDArray[np.int64]
+    saved: tuple[NDArray[np.int64], NDArray[np.int64]]
+    words: NDArray[np.uint16]
+    lookup: Lookup
+    first: int
+    """The stream-wide number of the next symbol."""
+
+    @property
+    def vector(self) -> tuple[int, int]:
+        """(level, lanes) of the loops to compile, as `_simd.block` takes them."""
+        return specialized(self.states.shape[1])
+
+
 class Decoder(PassDecoder):
     """Decodes a stream pass by pass, in the encoder's order; its cuts may differ from the encoder's.
 
@@ -90,6 +113,28 @@ class Decoder(PassDecoder):
         self._start(table)
         self._threads = check_threads(threads)
         self._loop = decoding_loop(self._reader.shape[1])
+
+    def lend(self, rows: int) -> Loan:
+        """What a compiled loop of another layer needs to decode passes itself (`_lanes_loops.decode_groups`).
+
+        rows: the loop's indexes lie below. `take_back` says how far it came; until then the decoder can't be
+        used, and so never again after a loop that raised an error. Raises ValueError if the table has fewer
+        rows, or once closed.
+        """
+        self._check_open()
+        if self._rows < rows:
+            raise ValueError(f"a table of {self._rows} rows, where indexes need {rows}")
+        self._closed = _LENT
+        return Loan(*self._reader.loan(), self._lookup, self._symbol_count)
+
+    def take_back(self, symbols: int, status: int = 0, detail: int = 0) -> None:
+        """Ends a loan after so many decoded symbols; raises as `get` for the status of a pass that failed."""
+        if self._closed != _LENT:
+            raise ValueError("the decoder is not lent")
+        self._closed = ""
+        self._symbol_count += symbols
+        if status:
+            self._fail(status, detail)
 
     def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
         return self._reader.decode(

@@ -1,7 +1,8 @@
 """Exact arithmetic between a network's features and the integers that the entropy coder sees.
 
-ARITHMETIC.md is the contract; `orders` (coding orders and masks), `conv` (exact layers) and
-`parameters` (context model and latent loop) implement it; `reference` is it in plain NumPy.
+ARITHMETIC.md is the contract. `layers` and `blocks` describe sub-networks, `orders` and `taps` what is coded
+when and what it may read, `models` how distributions follow, and `latent` is the loop around them;
+`reference` is the contract in plain NumPy, and `cuda` computes the same on a GPU.
 The names below load on first use, so that importing quadrans doesn't import Numba.
 """
 
@@ -12,48 +13,111 @@ from typing import TYPE_CHECKING, Any
 from ..entropy._compiled import import_compiled
 
 if TYPE_CHECKING:
-    from .conv import Conv2d, ConvTranspose2d, Layer, LeakyReLU, ReLU, Sequential
-    from .orders import (
-        Order,
-        Step,
-        Taps,
-        causal_mask,
-        check_order,
-        checkerboard,
-        checkerboard_mask,
-        empty_mask,
-        mask_taps,
-        parallel,
-        raster,
-        wavefront,
-        wavefront_lag,
+    from .blocks import (
+        Concat,
+        Constant,
+        CrossAttention,
+        Input,
+        Multiply,
+        Residual,
+        Sequential,
+        Slice,
+        WindowAttention,
     )
-    from .parameters import (
+    from .latent import decode_latent, encode_latent, latent_parameters, latent_symbols
+    from .layers import (
+        GELU,
+        Abs,
+        Conv2d,
+        ConvTranspose2d,
+        DepthwiseConv2d,
+        Exp,
+        Layer,
+        LayerNorm,
+        LeakyReLU,
+        Linear,
+        PixelShuffle,
+        PixelUnshuffle,
+        ReLU,
+        Sigmoid,
+        Softplus,
+        Tanh,
+    )
+    from .models import (
         FRACTION_BITS,
         FRACTIONS,
         ContextModel,
-        decode_latent,
-        encode_latent,
-        latent_parameters,
-        latent_symbols,
+        PositionModel,
+        Quantization,
+        StepModel,
+        WindowModel,
+    )
+    from .network import Network
+    from .orders import (
+        Order,
+        check_order,
+        checkerboard,
+        even_slices,
+        parallel,
+        quadtree,
+        raster,
+        slices,
+        slices_checkerboard,
+        wavefront,
+    )
+    from .steps import Step, Steps
+    from .taps import (
+        Taps,
+        causal_mask,
+        checkerboard_mask,
+        empty_mask,
+        mask_taps,
+        wavefront_lag,
+        window_taps,
     )
 
-ARITHMETIC = 1
+ARITHMETIC = 2
+"""The version of ARITHMETIC.md that this build computes."""
 
 __all__ = [
     "ARITHMETIC",
     "FRACTIONS",
     "FRACTION_BITS",
+    "GELU",
+    "Abs",
+    "Concat",
+    "Constant",
     "ContextModel",
     "Conv2d",
     "ConvTranspose2d",
+    "CrossAttention",
+    "DepthwiseConv2d",
+    "Exp",
+    "Input",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
+    "Linear",
+    "Multiply",
+    "Network",
     "Order",
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "PositionModel",
+    "Quantization",
     "ReLU",
+    "Residual",
     "Sequential",
+    "Sigmoid",
+    "Slice",
+    "Softplus",
     "Step",
+    "StepModel",
+    "Steps",
+    "Tanh",
     "Taps",
+    "WindowAttention",
+    "WindowModel",
     "causal_mask",
     "check_order",
     "checkerboard",
@@ -61,30 +125,33 @@ __all__ = [
     "decode_latent",
     "empty_mask",
     "encode_latent",
+    "even_slices",
     "latent_parameters",
     "latent_symbols",
     "mask_taps",
     "parallel",
+    "quadtree",
     "raster",
+    "slices",
+    "slices_checkerboard",
     "wavefront",
     "wavefront_lag",
+    "window_taps",
 ]
 
-_MODULES = {
-    "conv": ("Conv2d", "ConvTranspose2d", "Layer", "LeakyReLU", "ReLU", "Sequential"),
-    "parameters": (
-        "FRACTIONS",
-        "FRACTION_BITS",
-        "ContextModel",
-        "decode_latent",
-        "encode_latent",
-        "latent_parameters",
-        "latent_symbols",
-    ),
+_NAMES = {
+    "blocks": "Concat Constant CrossAttention Input Multiply Residual Sequential Slice WindowAttention",
+    "latent": "decode_latent encode_latent latent_parameters latent_symbols",
+    "layers": "GELU Abs Conv2d ConvTranspose2d DepthwiseConv2d Exp Layer LayerNorm LeakyReLU Linear"
+    " PixelShuffle PixelUnshuffle ReLU Sigmoid Softplus Tanh",
+    "models": "FRACTION_BITS FRACTIONS ContextModel PositionModel Quantization StepModel WindowModel",
+    "network": "Network",
+    "orders": "Order check_order checkerboard even_slices parallel quadtree raster slices slices_checkerboard"
+    " wavefront",
+    "steps": "Step Steps",
+    "taps": "Taps causal_mask checkerboard_mask empty_mask mask_taps wavefront_lag window_taps",
 }
-_HOME = dict.fromkeys(__all__, "orders") | {
-    name: module for module, names in _MODULES.items() for name in names
-}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

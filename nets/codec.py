@@ -21,7 +21,7 @@ except ImportError as error:
     raise ImportError("quadrans.nets.codec needs PyTorch: pip install 'quadrans[codec]'") from error
 
 from .. import entropy, kernels
-from ..entropy import CdfTable, TableMismatch
+from ..entropy import CdfTable, CorruptStream, TableMismatch
 from .container import DIGEST_BYTES, MULTIPLE, Container, check_size
 from .context import ANCHOR_PARITY, MODES
 from .device import usable_device
@@ -131,12 +131,14 @@ class Cost:
 class ImageCodec:
     """Codes photos with one model. Not tied to an image size; safe to share between threads.
 
-    weights: of a Minnen2018. device: torch device of the transforms; the rest runs on the CPU. Raises
-    WeightError for weights that don't fit, ValueError for a device that torch can't use.
+    weights: of a Minnen2018. device: torch device of the transforms; the rest runs on the CPU, in `threads`
+    threads at once, whose number changes nothing but the time. Raises WeightError for weights that don't fit,
+    ValueError for a device that torch can't use.
     """
 
-    def __init__(self, weights: Weights, device: str = "cpu") -> None:
+    def __init__(self, weights: Weights, device: str = "cpu", threads: int = 1) -> None:
         self.name = weights.name
+        self.threads = threads
         self.weight_digest = weights.digest[:DIGEST_BYTES]
         self.device = usable_device(device)
         self.net = build(weights).to(self.device)
@@ -150,7 +152,7 @@ class ImageCodec:
         context = self.net.context_prediction
         head = lower(self.net.entropy_parameters)
         self.context_model = kernels.ContextModel(
-            array(context.weight), bias_array(context), head, thresholds
+            array(context.weight), bias_array(context), head, kernels.Quantization(thresholds)
         )
 
     def compress(self, pixels: NDArray[np.uint8], order: str = "wavefront") -> bytes:
@@ -200,7 +202,7 @@ class ImageCodec:
 
     def features(self, z: NDArray[np.int32]) -> NDArray[np.float32]:
         """Hyper-synthesis of (h, w, n) symbols to (4h, 4w, 2m), exact."""
-        return self.h_s(z.astype(np.float32) + self.medians)
+        return self.h_s(z.astype(np.float32) + self.medians, threads=self.threads)
 
     def encode(self, latents: Latents, width: int, height: int, order: str = "wavefront") -> Container:
         """Code the latents of a width x height photo. Raises ValueError if they don't fit its size."""
@@ -208,7 +210,14 @@ class ImageCodec:
         coding = coding_order(order, *latents.y_hat.shape[:2])
         z = entropy.encode(latents.z, self._channels(latents.z.shape), self.z_table)
         encoder = entropy.Encoder(self.y_table)
-        kernels.encode_latent(encoder, latents.y_hat, self.features(latents.z), self.context_model, coding)
+        kernels.encode_latent(
+            encoder,
+            latents.y_hat,
+            self.features(latents.z),
+            self.context_model,
+            coding,
+            threads=self.threads,
+        )
         return Container(
             width, height, order, self.name, self.weight_digest, self.table_digest, z, encoder.finish()
         )
@@ -220,7 +229,10 @@ class ImageCodec:
         z = entropy.decode(container.z, self._channels((h, w, self.net.n)), self.z_table)
         decoder = entropy.Decoder(container.y, self.y_table)
         coding = coding_order(container.order, 4 * h, 4 * w)
-        y_hat = kernels.decode_latent(decoder, self.features(z), self.context_model, coding)
+        features = self.features(z)
+        if not np.isfinite(features).all():
+            raise CorruptStream(f"a hyper-latent up to {np.abs(z).max()} gives features that aren't finite")
+        y_hat = kernels.decode_latent(decoder, features, self.context_model, coding, threads=self.threads)
         decoder.close()
         return Latents(y_hat, z)
 

@@ -10,9 +10,10 @@ import zlib
 from dataclasses import dataclass
 
 from ..entropy.errors import CorruptStream
+from ..kernels import ARITHMETIC
 
 MAGIC = b"\x89QDR"
-VERSION = 2
+VERSION = 3
 MULTIPLE = 64
 """Sides are padded to multiples of this many pixels."""
 MAX_PIXELS = 1 << 26
@@ -24,12 +25,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class UnsupportedVersion(CorruptStream):
-    """A .qdr file of a later format version."""
+    """A .qdr file of another format version, or made under another arithmetic."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """The content of a .qdr file. Digests are the first 8 bytes of SHA-256 digests."""
+    """The content of a .qdr file of this build's arithmetic. Digests are the first 8 bytes of SHA-256 digests."""
 
     width: int
     height: int
@@ -59,7 +60,7 @@ class Container:
         header = b"".join(
             (
                 MAGIC,
-                bytes((VERSION, ORDERS.index(self.order))),
+                bytes((VERSION, ARITHMETIC, ORDERS.index(self.order))),
                 _varint(self.width),
                 _varint(self.height),
                 bytes((len(name),)),
@@ -75,8 +76,8 @@ class Container:
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Container:
         """Parse and check everything but the streams' own content.
 
-        Raises UnsupportedVersion on a later version, CorruptStream on anything else that is not a whole,
-        undamaged .qdr file, or whose image is larger than MAX_PIXELS.
+        Raises UnsupportedVersion on another version or arithmetic, CorruptStream on anything else that is
+        not a whole, undamaged .qdr file, or whose image is larger than MAX_PIXELS.
         """
         reader = _Reader(bytes(data))
         if (magic := reader.take(len(MAGIC), "magic")) != MAGIC:
@@ -84,6 +85,10 @@ class Container:
         if (version := reader.byte("version")) != VERSION:
             raise UnsupportedVersion(
                 f"version {version} of the .qdr format; this build reads version {VERSION}"
+            )
+        if (arithmetic := reader.byte("arithmetic")) != ARITHMETIC:
+            raise UnsupportedVersion(
+                f"a .qdr file of arithmetic {arithmetic}; this build decodes arithmetic {ARITHMETIC}"
             )
         order = reader.byte("coding order")
         width, height = reader.varint("width"), reader.varint("height")

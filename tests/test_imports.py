@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,8 @@ def test_missing_torch_is_named(module: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import quadrans.nets.{module}"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"quadrans.nets.{module} needs PyTorch: pip install 'quadrans[codec]'" in out.stderr
+
+
+def test_every_name_of_kernels_loads() -> None:
+    kernels = importlib.import_module("quadrans.kernels")
+    assert all(getattr(kernels, name) is not None for name in kernels.__all__)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
+import latent_cases
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,11 +40,13 @@ def normal(rng: np.random.Generator) -> Callable[..., FloatArray]:
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
 
 
+@pytest.fixture(params=[4, None], ids=["integer", "residual"])
+def bits(request: pytest.FixtureRequest) -> int | None:
+    """Fraction bits of a model: both modes."""
+    return request.param
+
+
 @pytest.fixture
-def model(normal: Callable[..., FloatArray]) -> kernels.ContextModel:
+def model(rng: np.random.Generator, bits: int | None) -> kernels.ContextModel:
     """M = 3 latent channels, 6 hyper features, 7 context channels, hidden layers of 18 and 5."""
-    widths = [13, 18, 5, 6]
-    convs = [kernels.Conv2d(normal(d, c, 1, 1), normal(d)) for c, d in pairwise(widths)]
-    head: list[kernels.Layer] = [convs[0], kernels.LeakyReLU(), convs[1], kernels.LeakyReLU(0.2), convs[2]]
-    thresholds = np.geomspace(0.11, 256, 64)[:-1].astype(np.float32)
-    return kernels.ContextModel(normal(7, 3, 5, 5), normal(7), kernels.Sequential(head), thresholds)
+    return latent_cases.context_model(rng, bits)

@@ -25,8 +25,8 @@ containers = st.builds(
 )
 EXAMPLE = Container(768, 512, "wavefront", "minnen", b"weights.", b"tables..", b"zz", b"yyy")
 GOLDEN = (
-    "89514452 02 01 8006 8004 06 6d696e6e656e 776569676874732e 7461626c65732e2e"
-    "02 a11bd924 03 ea814573 7e818606 7a7a 797979"
+    "89514452 03 02 01 8006 8004 06 6d696e6e656e 776569676874732e 7461626c65732e2e"
+    "02 a11bd924 03 ea814573 5919c95b 7a7a 797979"
 )
 
 
@@ -73,7 +73,7 @@ def forged(width: int, height: int, order: int = 1, name: bytes = b"minnen") -> 
             if not value:
                 return bytes([*(g | 128 for g in groups[:-1]), groups[-1]])
 
-    header = b"\x89QDR\x02" + bytes([order]) + varint(width) + varint(height) + bytes([len(name)]) + name
+    header = b"\x89QDR\x03\x02" + bytes([order]) + varint(width) + varint(height) + bytes([len(name)]) + name
     header += bytes(16) + 2 * (b"\0" + zlib.crc32(b"").to_bytes(4, "little"))
     return header + zlib.crc32(header).to_bytes(4, "little")
 
@@ -99,14 +99,21 @@ def test_forged_headers() -> None:
 
 def test_later_versions_are_named() -> None:
     data = bytearray(EXAMPLE.to_bytes())
-    data[4] = 3
-    with pytest.raises(UnsupportedVersion, match=r"version 3 .* reads version 2"):
+    data[4] = 4
+    with pytest.raises(UnsupportedVersion, match=r"version 4 .* reads version 3"):
+        Container.from_bytes(bytes(data))
+
+
+def test_other_arithmetics_are_named() -> None:
+    data = bytearray(EXAMPLE.to_bytes())
+    data[5] = 1
+    with pytest.raises(UnsupportedVersion, match=r"arithmetic 1; this build decodes arithmetic 2"):
         Container.from_bytes(bytes(data))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    for candidate in (data, b"\x89QDR\x02" + data):
+    for candidate in (data, b"\x89QDR\x03\x02" + data):
         with pytest.raises(CorruptStream):
             Container.from_bytes(candidate)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from quadrans import kernels
 from quadrans.nets.codec import ImageCodec, coding_order
 from quadrans.nets.context import ContextConv
 from quadrans.nets.density import FactorizedPrior
-from quadrans.nets.lowering import lower
 from quadrans.nets.minnen2018 import Minnen2018
 from quadrans.nets.transforms import GDN
 
@@ -120,23 +118,7 @@ def test_exact_parameters_agree_with_torch(small_codec: ImageCodec, mode: str, o
     np.testing.assert_allclose(
         whole + fraction / kernels.FRACTIONS, means, atol=0.5 / kernels.FRACTIONS + 1e-3
     )
-    bounds = np.concatenate([[-np.inf], small_codec.context_model.thresholds, [np.inf]])
+    bounds = np.concatenate([[-np.inf], small_codec.context_model.quantization.thresholds, [np.inf]])
     index = rows // kernels.FRACTIONS
     assert (scales > bounds[index] - 1e-3).all()
     assert (scales <= bounds[index + 1] + 1e-3).all()
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        nn.GELU(),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(4, 4, 3, padding=1, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
-        nn.Conv2d(4, 4, 3, stride=(1, 2)),
-        nn.Conv2d(4, 4, 3, padding_mode="reflect"),
-    ],
-)
-def test_layers_without_exact_counterpart_are_refused(module: nn.Module) -> None:
-    with pytest.raises(TypeError, match="layer 1 "):
-        lower(nn.Sequential(nn.ReLU(), module))

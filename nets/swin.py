@@ -1,0 +1,164 @@
+"""Swin transformer blocks on (B, C, H, W), patch merging and splitting, and their lowering.
+
+Sources: Liu et al., "Swin Transformer", ICCV 2021; Zhu et al., "Transformer-based transform coding", ICLR
+2022. Module names are those of Swin's code, so that its weights load.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..kernels import layers
+from ..kernels.blocks import MASKED, Residual, Sequential
+from ..kernels.blocks import WindowAttention as ExactWindowAttention
+from ..kernels.layers import Layer
+from .blocks import Mlp, attend
+from .lowering import array, lower_part, lowers
+
+
+class PatchMerge(nn.Module):
+    """(B, inputs, 2H, 2W) to (B, outputs, H, W): space to depth, LayerNorm, linear without bias.
+
+    The four positions' channels follow each other as in Swin's PatchMerging: down first, then right.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * inputs)
+        self.reduction = nn.Linear(4 * inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        parts = [y[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return self.reduction(self.norm(torch.cat(parts, 3))).permute(0, 3, 1, 2)
+
+
+class PatchSplit(nn.Module):
+    """(B, inputs, H, W) to (B, outputs, 2H, 2W): linear without bias, LayerNorm, depth to space.
+
+    The inverse of PatchMerge, in the same order of channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.expansion = nn.Linear(inputs, 4 * outputs, bias=False)
+        self.norm = nn.LayerNorm(4 * outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.expansion(x.permute(0, 2, 3, 1)))
+        b, h, w, _ = y.shape
+        return y.view(b, h, w, 2, 2, -1).permute(0, 5, 1, 4, 2, 3).reshape(b, -1, 2 * h, 2 * w)
+
+
+def _reordered(norm: Layer, order: NDArray[np.int64]) -> Layer:
+    assert isinstance(norm, layers.LayerNorm)
+    return layers.LayerNorm(norm.gamma[order], norm.beta[order], norm.epsilon)
+
+
+def _pixel_order(channels: int) -> NDArray[np.int64]:
+    """Of the 4 * channels of a pixel unshuffle, in its order: where each stands in Swin's order.
+
+    Lowered, the sums over these channels run in the pixel unshuffle's order.
+    """
+    k, i, j = np.unravel_index(np.arange(4 * channels), (channels, 2, 2))
+    return (2 * j + i) * channels + k
+
+
+@lowers(PatchMerge, 1)
+def _(module: PatchMerge, path: str) -> Layer:
+    norm, linear = lower_part(module, path, "norm"), lower_part(module, path, "reduction")
+    order = _pixel_order(module.reduction.in_features // 4)
+    assert isinstance(linear, layers.Linear)
+    linear = layers.Linear(linear.weight[:, order])
+    return Sequential([layers.PixelUnshuffle(2), _reordered(norm, order), linear])
+
+
+@lowers(PatchSplit, 1)
+def _(module: PatchSplit, path: str) -> Layer:
+    linear, norm = lower_part(module, path, "expansion"), lower_part(module, path, "norm")
+    order = _pixel_order(module.expansion.out_features // 4)
+    assert isinstance(linear, layers.Linear)
+    linear = layers.Linear(linear.weight[order])
+    return Sequential([linear, _reordered(norm, order), layers.PixelShuffle(2)])
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows (B, window^2, C), with a learned bias for each relative position."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def bias(self) -> Tensor:
+        """(heads, window^2, window^2): the table's entry for each query and key."""
+        rows, cols = torch.arange(self.window**2) // self.window, torch.arange(self.window**2) % self.window
+        down, right = (at[:, None] - at + self.window - 1 for at in (rows, cols))
+        return self.relative_position_bias_table[down * (2 * self.window - 1) + right].permute(2, 0, 1)
+
+    def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """x (B * windows, window^2, C), masks (windows, window^2, window^2) added to the scores."""
+        added = self.bias()[None]
+        if masks is not None:
+            added = (added + masks[:, None]).repeat(len(x) // len(masks), 1, 1, 1)
+        q, k, v = self.qkv(x).chunk(3, 2)
+        return self.proj(attend(q, k, v, self.heads, added))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then an MLP, both residual and with LayerNorm first.
+
+    Windows are moved by `shift` positions down and right, and around the borders; positions that meet only
+    there don't attend to each other. Height and width must be multiples of the window.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int = 0) -> None:
+        super().__init__()
+        self.window, self.shift = window, shift
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, window)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        rolled = self.norm1(y).roll((-self.shift, -self.shift), (1, 2))
+        h, w = x.shape[2:]
+        masks = self._masks(h, w, x) if self.shift else None
+        heard = self._joined(self.attn(self._windows(rolled), masks), h, w)
+        y = y + heard.roll((self.shift, self.shift), (1, 2))
+        y = y + self.mlp(self.norm2(y))
+        return y.permute(0, 3, 1, 2)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B * windows, window^2, C)."""
+        b, h, w, c = x.shape
+        n = self.window
+        return x.reshape(b, h // n, n, w // n, n, c).transpose(2, 3).reshape(-1, n * n, c)
+
+    def _joined(self, windows: Tensor, h: int, w: int) -> Tensor:
+        """The inverse of `_windows`."""
+        n, c = self.window, windows.shape[2]
+        return windows.reshape(-1, h // n, w // n, n, n, c).transpose(2, 3).reshape(-1, h, w, c)
+
+    def _masks(self, h: int, w: int, like: Tensor) -> Tensor:
+        """(windows, window^2, window^2): MASKED between positions that meet only around a border."""
+        rows, cols = ((torch.arange(size) >= size - self.shift).long() for size in (h, w))
+        regions = self._windows((2 * rows[:, None] + cols)[None, :, :, None])[..., 0]
+        same = regions[:, :, None] == regions[:, None, :]
+        return torch.where(same, 0.0, MASKED).to(like)
+
+
+@lowers(SwinBlock, 1)
+def _(module: SwinBlock, path: str) -> Layer:
+    names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp")
+    norm1, qkv, proj, norm2, mlp = (lower_part(module, path, name) for name in names)
+    bias = array(module.attn.bias())
+    attention = ExactWindowAttention(qkv, proj, module.attn.heads, module.window, module.shift, bias)
+    return Sequential([Residual(Sequential([norm1, attention])), Residual(Sequential([norm2, mlp]))])
