@@ -26,7 +26,7 @@ MAX_FLOATS = 1 << 36
 """Largest value, all its images or positions together: 256 GiB."""
 
 COLUMNS = 24
-"""Integers of an instruction. Columns 0..10 are the same for all (`Column`), the others the operation's own."""
+"""Integers of an instruction. Those of `Column` are the same for all, the others the operation's own."""
 
 
 class Column(IntEnum):
@@ -66,10 +66,11 @@ class Op(IntEnum):
     LAYER_NORM = 7
     """Over the channels of each position. 11: floats of gamma; 12: of beta; 13: epsilon."""
     ATTENTION = 8
-    """Source: queries. 11, 12: offset and pitch of the keys; 13, 14: of the values; 15: queries of a sequence;
-    16: keys of a sequence; 17: heads; 18: channels of a head; 19: scale; 20: floats of the bias (heads, queries,
-    keys), or -1; 21: floats of the masks (masks, queries, keys), or -1; 22: masks; 23: whether all sequences
-    have the same keys. Sequences follow each other through the positions of all images, and the masks in turn."""
+    """Source: queries. 11, 12: offset and pitch of the keys; 13, 14: of the values; 15: queries of a
+    sequence; 16: keys of a sequence; 17: heads; 18: channels of a head; 19: scale; 20: floats of the bias
+    (heads, queries, keys), or -1; 21: floats of the masks (masks, queries, keys), or -1; 22: masks; 23:
+    whether all sequences have the same keys. Sequences follow each other through the positions of all
+    images, and the masks in turn."""
     SHUFFLE = 9
     """Pixel shuffle: channels to positions. 11: upscaling factor."""
     UNSHUFFLE = 10
@@ -425,7 +426,8 @@ class Builder:
         """
         if queries.channels != keys.channels or keys.channels != values.channels or queries.channels % heads:
             raise ValueError(
-                f"{heads} heads of {queries.channels} query, {keys.channels} key, {values.channels} value channels"
+                f"{heads} heads of {queries.channels} query, {keys.channels} key and {values.channels} value "
+                "channels"
             )
         shared = keys.buffer.shared
         if (keys.height, keys.width, shared) != (values.height, values.width, values.buffer.shared):
@@ -553,7 +555,7 @@ def _fuse(instructions: list[Instruction], named: set[int]) -> list[Instruction]
 def _allocate(
     instructions: list[Instruction], named: list[Value], capacity: int
 ) -> tuple[dict[int, int], int]:
-    """(offset of each buffer by its id, floats in all): first fit, a buffer's place free after its last use."""
+    """(offset of each buffer by its id, floats in all): first fit, each place free after its last use."""
     align = 16
     lives: dict[int, tuple[Buffer, int, int]] = {}
     for number, one in enumerate(instructions):

@@ -30,7 +30,7 @@ class UnsupportedVersion(CorruptStream):
 
 @dataclass(frozen=True)
 class Container:
-    """The content of a .qdr file of this build's arithmetic. Digests are the first 8 bytes of SHA-256 digests."""
+    """The content of a .qdr file of this build's arithmetic. Digests are the first 8 bytes of SHA-256s."""
 
     width: int
     height: int

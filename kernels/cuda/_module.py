@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,32 @@ def module(name: str, cooperative: bool = False) -> Any:
 @cache
 def _module(name: str, cooperative: bool, device: int) -> Any:
     cupy = import_cupy()
-    cubin = Path(_folder()) / f"{name}-{device}.cubin"
-    if not cubin.exists():
-        cubin.write_bytes(_compile(name, int(cupy.cuda.Device(device).compute_capability)))
-    return cupy.RawModule(path=str(cubin), enable_cooperative_groups=cooperative)
+    capability = int(cupy.cuda.Device(device).compute_capability)
+    return cupy.RawModule(path=str(_compiled(name, capability)), enable_cooperative_groups=cooperative)
+
+
+def _compiled(name: str, capability: int) -> Path:
+    """A .cu file compiled for a device: by an earlier process, or now."""
+    version = import_module("cupy_backends.cuda.libs.nvrtc").getVersion()
+    key = sha256(repr((source(name), OPTIONS, version, capability)).encode()).hexdigest()[:32]
+    paths = [folder / f"quadrans-{key}.cubin" for folder in (_cache_folder(), Path(_folder()))]
+    for path in paths:
+        if path.exists():
+            return path
+    code = _compile(name, capability)
+    # Where this user's cache can't be written, each process compiles for itself.
+    try:
+        return _write(paths[0], code)
+    except OSError:
+        return _write(paths[1], code)
+
+
+def _write(path: Path, code: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(code)
+    os.replace(file.name, path)
+    return path
 
 
 @cache
@@ -54,6 +78,11 @@ def _folder() -> str:
     folder = tempfile.TemporaryDirectory(prefix="quadrans-")
     atexit.register(folder.cleanup)
     return folder.name
+
+
+def _cache_folder() -> Path:
+    """Where CuPy keeps what it compiles."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
 
 
 def _compile(name: str, capability: int) -> bytes:

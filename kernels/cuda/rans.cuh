@@ -43,11 +43,14 @@ struct Layout {
 
 // The decoder's lookup (`lookup.py`), rows[r]: the row's cells begin at cells[.x], its buckets at the 16-bit number .y
 // of `cells`, .z is its offset, .w is regular cells << 8 | shift. A cell is start | freq << 16, the escape the
-// last; a bucket is the number in the row of the cell that holds the first of 2^shift slots.
+// last; a bucket is the number in the row of the cell that holds the first of 2^shift slots. Rows that begin before
+// cell `near_size` are read from `near`, a copy in shared memory.
 struct Table {
     const uint4* rows;
     const unsigned* cells;
     int row_count, precision;
+    const unsigned* near = nullptr;
+    unsigned near_size = 0;
 };
 
 struct Cell {
@@ -55,9 +58,9 @@ struct Cell {
 };
 
 Q_DEVICE Cell find(const Table& table, unsigned first, unsigned buckets, unsigned shift, unsigned slot) {
-    const unsigned short* const numbers = reinterpret_cast<const unsigned short*>(table.cells);
-    unsigned number = numbers[buckets + (slot >> shift)];
-    const unsigned* const cells = table.cells + first;
+    const unsigned* const all = first < table.near_size ? table.near : table.cells;
+    unsigned number = reinterpret_cast<const unsigned short*>(all)[buckets + (slot >> shift)];
+    const unsigned* const cells = all + first;
     // Both are read at once: it's seldom another. Behind a row's cells there are its buckets.
     const unsigned record = cells[number], next = cells[number + 1];
     unsigned distance = slot - (record & 0xffff), freq = record >> 16;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import tempfile
 from contextlib import contextmanager
 from itertools import count
 from math import prod
@@ -97,6 +98,9 @@ def from_dlpack(values: Any) -> ndarray:
     return np.from_dlpack(values).view(ndarray)
 
 
+_compiled = tempfile.TemporaryDirectory()
+
+
 class _Kernel:
     def __init__(self, emulator: Any, name: str, cooperative: bool) -> None:
         self._emulator, self._name, self._cooperative = emulator, name, cooperative
@@ -161,6 +165,10 @@ class _Nvrtc:
         pass
 
     @staticmethod
+    def getVersion() -> tuple[int, int]:  # noqa: N802
+        return 13, 0
+
+    @staticmethod
     def getSupportedArchs() -> list[int]:  # noqa: N802
         return [80, 90]
 
@@ -217,6 +225,7 @@ def install(monkeypatch: Any, version: int = 14) -> ModuleType:
     fake = sys.modules[__name__]
     monkeypatch.setattr(fake, "cuda", cuda, raising=False)
     monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setenv("CUPY_CACHE_DIR", _compiled.name)
     for name in ("cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.nvrtc", _Nvrtc)
