@@ -21,10 +21,11 @@ except ImportError as error:
     raise ImportError("quadrans.nets.codec needs PyTorch: pip install 'quadrans[codec]'") from error
 
 from .. import entropy, kernels
-from ..entropy import CdfTable, CorruptStream, TableMismatch
+from ..entropy import CdfTable, TableMismatch
 from .container import DIGEST_BYTES, MULTIPLE, Container, check_size
 from .context import ANCHOR_PARITY, MODES
 from .device import usable_device
+from .exact import OnCpu, OnCuda
 from .lowering import array, bias_array, lower
 from .minnen2018 import Minnen2018
 from .tiling import tiled
@@ -131,14 +132,14 @@ class Cost:
 class ImageCodec:
     """Codes photos with one model. Not tied to an image size; safe to share between threads.
 
-    weights: of a Minnen2018. device: torch device of the transforms; the rest runs on the CPU, in `threads`
-    threads at once, whose number changes nothing but the time. Raises WeightError for weights that don't fit,
-    ValueError for a device that torch can't use.
+    weights: of a Minnen2018. device: torch device of the transforms. What is exact runs there too if it is a
+    CUDA device, through CuPy; else on the CPU, in `threads` threads at once, whose number changes nothing but
+    the time. Raises WeightError for weights that don't fit, ValueError for a device that torch can't use,
+    ImportError for a CUDA device without CuPy.
     """
 
     def __init__(self, weights: Weights, device: str = "cpu", threads: int = 1) -> None:
         self.name = weights.name
-        self.threads = threads
         self.weight_digest = weights.digest[:DIGEST_BYTES]
         self.device = usable_device(device)
         self.net = build(weights).to(self.device)
@@ -148,12 +149,16 @@ class ImageCodec:
         tables = sha256(digests.encode() + thresholds.astype("<f4").tobytes())
         self.table_digest = tables.digest()[:DIGEST_BYTES]
         self.medians = array(self.net.entropy_bottleneck.medians)
-        self.h_s = lower(self.net.h_s)
         context = self.net.context_prediction
         head = lower(self.net.entropy_parameters)
         self.context_model = kernels.ContextModel(
             array(context.weight), bias_array(context), head, kernels.Quantization(thresholds)
         )
+        self.h_s = lower(self.net.h_s)
+        parts = self.h_s, self.context_model, self.y_table
+        self._cpu = OnCpu(*parts, threads)
+        cuda = self.device.type == "cuda"
+        self._exact = OnCuda(*parts, self.device.index or 0) if cuda else self._cpu
 
     def compress(self, pixels: NDArray[np.uint8], order: str = "wavefront") -> bytes:
         """(H, W, 3) uint8 RGB to the bytes of a .qdr file. Raises ValueError for other arrays and orders."""
@@ -202,38 +207,25 @@ class ImageCodec:
 
     def features(self, z: NDArray[np.int32]) -> NDArray[np.float32]:
         """Hyper-synthesis of (h, w, n) symbols to (4h, 4w, 2m), exact."""
-        return self.h_s(z.astype(np.float32) + self.medians, threads=self.threads)
+        return self._cpu.features(self._z_hat(z))
+
+    def _z_hat(self, z: NDArray[np.int32]) -> NDArray[np.float32]:
+        return z.astype(np.float32) + self.medians
 
     def encode(self, latents: Latents, width: int, height: int, order: str = "wavefront") -> Container:
         """Code the latents of a width x height photo. Raises ValueError if they don't fit its size."""
         self._check_latent(latents.y_hat, width, height)
         coding = coding_order(order, *latents.y_hat.shape[:2])
         z = entropy.encode(latents.z, self._channels(latents.z.shape), self.z_table)
-        encoder = entropy.Encoder(self.y_table)
-        kernels.encode_latent(
-            encoder,
-            latents.y_hat,
-            self.features(latents.z),
-            self.context_model,
-            coding,
-            threads=self.threads,
-        )
-        return Container(
-            width, height, order, self.name, self.weight_digest, self.table_digest, z, encoder.finish()
-        )
+        y = self._exact.encode(latents.y_hat, self._z_hat(latents.z), coding)
+        return Container(width, height, order, self.name, self.weight_digest, self.table_digest, z, y)
 
     def decode(self, container: Container) -> Latents:
         """The latents of a .qdr file. Raises CorruptStream, TableMismatch or ModelMismatch."""
         self.check(container)
         h, w = -(-container.height // MULTIPLE), -(-container.width // MULTIPLE)
         z = entropy.decode(container.z, self._channels((h, w, self.net.n)), self.z_table)
-        decoder = entropy.Decoder(container.y, self.y_table)
-        coding = coding_order(container.order, 4 * h, 4 * w)
-        features = self.features(z)
-        if not np.isfinite(features).all():
-            raise CorruptStream(f"a hyper-latent up to {np.abs(z).max()} gives features that aren't finite")
-        y_hat = kernels.decode_latent(decoder, features, self.context_model, coding, threads=self.threads)
-        decoder.close()
+        y_hat = self._exact.decode(container.y, self._z_hat(z), coding_order(container.order, 4 * h, 4 * w))
         return Latents(y_hat, z)
 
     def check(self, container: Container) -> None:
@@ -276,7 +268,7 @@ class ImageCodec:
     def _model_bits(self, latents: Latents, order: str) -> tuple[float, float]:
         y_hat, z_hat = (
             torch.from_numpy(latent).permute(2, 0, 1)[None].to(self.device)
-            for latent in (latents.y_hat, latents.z.astype(np.float32) + self.medians)
+            for latent in (latents.y_hat, self._z_hat(latents.z))
         )
         mode = torch.tensor([MODES.index(MODE_OF_ORDER[order])])
         y_bits, z_bits = self.net.latent_bits(y_hat, z_hat, mode)

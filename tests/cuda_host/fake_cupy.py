@@ -94,6 +94,10 @@ def _as_strided(array: ndarray, shape: Any, strides: Any) -> ndarray:
 lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_as_strided))
 
 
+def asnumpy(array: ndarray) -> Any:
+    return np.array(array, subok=False)
+
+
 def from_dlpack(values: Any) -> ndarray:
     return np.from_dlpack(values).view(ndarray)
 
