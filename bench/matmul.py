@@ -25,7 +25,8 @@ from quadrans.kernels import _fma, cpu
 from quadrans.kernels._floats import fma
 from quadrans.kernels._interpret import run
 from quadrans.kernels._team import together
-from quadrans.kernels.program import Builder, ConvWeights, Function, Program, WeightStore
+from quadrans.kernels.builder import Builder
+from quadrans.kernels.program import ConvWeights, Function, Program, WeightStore
 
 FloatArray = NDArray[np.float32]
 

@@ -48,7 +48,7 @@ _run, _decode_pass = caller(_RUN), caller(_DECODE)
 @cache
 def runner(number):
     """What `walk` and `decode` take to run programs on a machine of `_fma.MACHINES`."""
-    return address_of(cpu._runner(number), _RUN)
+    return address_of(cpu.runner(number), _RUN)
 
 
 @cache

@@ -9,8 +9,9 @@ from functools import lru_cache
 import numpy as np
 
 from .arrays import weight_array
+from .builder import Builder, Value
 from .layers import LARGEST, Layer, Unary, set_fields
-from .program import Builder, FloatArray, IntArray, Value
+from .program import FloatArray, IntArray
 
 MASKED = -100.0
 """Added to the scores of positions that a shifted window has from two sides of the plane."""

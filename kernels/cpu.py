@@ -35,13 +35,15 @@ new_memory = aligned_floats
 
 
 @cache
-def _runner(number: int) -> Any:
+def runner(number: int) -> Any:
+    """`_interpret.run` without its first argument, for a machine of `_fma.MACHINES`."""
+
     @njit(nogil=True, cache=True)
-    def runner(table, ints, floats, memory, n, rows, cols, context, team, thread, ticks):  # type: ignore[no-untyped-def]
+    def on_machine(table, ints, floats, memory, n, rows, cols, context, team, thread, ticks):  # type: ignore[no-untyped-def]
         here: Any = _fma.machine(number)  # type: ignore[call-arg]
         return run(here, table, ints, floats, memory, n, rows, cols, context, team, thread, ticks)
 
-    return runner
+    return on_machine
 
 
 def execute(
@@ -74,11 +76,11 @@ def execute(
         _check_array("ticks", ticks, np.int64)
     step = _step(program, n, positions)
     arguments = (program.table, program.ints, program.store.floats, memory, n, *step)
-    runner = _runner(_fma.machine_number())
+    loop = runner(_fma.machine_number())
 
     def member(team: IntArray, thread: int) -> None:
         check_arithmetic()
-        runner(*arguments, team, thread, ticks)
+        loop(*arguments, team, thread, ticks)
 
     together(threads, member)
 

@@ -21,9 +21,10 @@ from . import _fma, _serial, cpu
 from ._quantize import LATENT_LIMIT, RESIDUAL, quantize, store, to_indexes
 from ._team import together
 from .arrays import ready
+from .builder import Builder
 from .models import Model, PositionModel, StepModel, own_steps, position_steps
 from .orders import Order, Step, Steps
-from .program import Builder, FloatArray, IntArray, Op
+from .program import FloatArray, IntArray, Op
 
 Int32Array = NDArray[np.int32]
 

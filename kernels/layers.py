@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import by_tap, layer_arrays, weight_array
-from .program import Builder, ConvWeights, FloatArray, Function, IntArray, Value
+from .builder import Builder, Value
+from .program import ConvWeights, FloatArray, Function, IntArray
 
 if TYPE_CHECKING:
     from .network import Network

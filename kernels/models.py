@@ -17,9 +17,10 @@ import numpy as np
 
 from ..entropy.table import MAX_ROWS
 from .arrays import by_tap, float_array, layer_arrays
+from .builder import Builder, Value
 from .layers import Layer
 from .orders import Order, Steps, Taps
-from .program import Builder, ConvWeights, FloatArray, Packing, Value, WeightStore
+from .program import ConvWeights, FloatArray, Packing, WeightStore
 
 FRACTION_BITS = 4
 FRACTIONS = 1 << FRACTION_BITS

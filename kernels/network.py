@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import cpu
+from .builder import Builder
 from .layers import Layer
-from .program import Builder, ConvWeights, FloatArray, Program, WeightStore
+from .program import ConvWeights, FloatArray, Program, WeightStore
 
 MAX_PROGRAMS = 32
 """Programs that a network keeps, one for each shape of its inputs."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .taps import Taps, mask_taps
+from .taps import Taps
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -144,18 +144,6 @@ def linear(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
     return add_products(np.tile(bias, (*x.shape[:-1], 1)), x, weight)
 
 
-def relu(x: FloatArray) -> FloatArray:
-    """x > 0 ? x : +0; NaN and -0 become +0."""
-    return np.where(x > 0, x, np.float32(0))
-
-
-def leaky_relu(x: FloatArray, slope: float = 0.01) -> FloatArray:
-    """x > t ? x : t with t = slope * x, slope rounded to binary32; NaN stays NaN."""
-    with np.errstate(invalid="ignore"):
-        t = np.float32(slope) * x
-        return np.where(x > t, x, t)
-
-
 def pixel_shuffle(x: FloatArray, f: int) -> FloatArray:
     """(H, W, C f^2) -> (H f, W f, C)."""
     y = np.empty((x.shape[0] * f, x.shape[1] * f, x.shape[2] // f**2), np.float32)
@@ -195,33 +183,6 @@ def window_at(y_hat: FloatArray, taps: Taps, rows: NDArray, cols: NDArray) -> Fl
         here = (r >= 0) & (r < y_hat.shape[0]) & (c >= 0) & (c < y_hat.shape[1])
         windows[here, index] = y_hat[r[here], c[here]]
     return windows.reshape(len(rows), *taps.shape, y_hat.shape[2])
-
-
-def parameters(
-    features: FloatArray,
-    y_hat: FloatArray,
-    rows: NDArray,
-    cols: NDArray,
-    mask: NDArray[np.bool_] | Taps,
-    read_context: bool,
-    context: tuple[FloatArray, FloatArray],
-    head: list[tuple[FloatArray, FloatArray]],
-    thresholds: FloatArray,
-    fraction_bits: int = 4,
-) -> tuple[IntArray, IntArray]:
-    """(means, indexes), (n, M) each, of a step; context and head layers are (weight, bias) pairs."""
-    weight, bias = context
-    if read_context:
-        feature = context_at(y_hat, weight, bias, mask_taps(mask), rows, cols)
-    else:
-        feature = np.zeros((len(rows), len(bias)), np.float32)
-    x = np.concatenate([features[rows, cols], feature], axis=1)
-    for number, (w, b) in enumerate(head):
-        x = linear(leaky_relu(x) if number else x, w, b)
-    scales, means = np.split(x, 2, axis=1)
-    k, f = fixed_point_mean(means, fraction_bits)
-    indexes = (scale_index(scales, thresholds) << fraction_bits) + f + (2**fraction_bits >> 1)
-    return k, indexes.astype(np.int32)
 
 
 def scale_index(scale: FloatArray, thresholds: FloatArray) -> IntArray:

@@ -18,7 +18,7 @@ from .program import FloatArray
 Inputs = Mapping[str, FloatArray]
 
 UNARY: dict[type[Layer], Callable[[FloatArray], FloatArray]] = {
-    layers.ReLU: reference.relu,
+    layers.ReLU: reference_functions.relu,
     layers.GELU: reference_functions.gelu,
     layers.Exp: reference_functions.exp,
     layers.Softplus: reference_functions.softplus,
@@ -76,7 +76,7 @@ def _(layer: layers.Linear, x: FloatArray, inputs: Inputs) -> FloatArray:
 def _(layer: layers.Unary, x: FloatArray, inputs: Inputs) -> FloatArray:
     match layer:
         case layers.LeakyReLU(slope=slope):
-            return reference.leaky_relu(x, slope)
+            return reference_functions.leaky_relu(x, slope)
         case layers.GELU(approximate="tanh"):
             return reference_functions.gelu_tanh(x)
     return UNARY[type(layer)](x)

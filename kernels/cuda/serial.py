@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...entropy.errors import CorruptStream
+from ..builder import Builder
 from ..models import Model, PositionModel, StepModel, own_steps, position_steps
 from ..orders import Order, Steps
-from ..program import Builder, IntArray, Op, Program, WeightStore
+from ..program import IntArray, Op, Program, WeightStore
 from ._module import at, device_array, import_cupy
 from .coder import Decoder, Encoder
 from .network import PerDevice, finite, launch, launch_shape, like, load, shared_room

@@ -12,7 +12,7 @@ from random_layers import Grower
 
 from quadrans import entropy, kernels
 from quadrans.kernels import Layer
-from quadrans.kernels.program import Builder, Value
+from quadrans.kernels.builder import Builder, Value
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]

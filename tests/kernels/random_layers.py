@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quadrans.kernels import blocks, layers
+from quadrans.kernels.builder import Builder
 from quadrans.kernels.layers import Layer
-from quadrans.kernels.program import Builder, WeightStore
+from quadrans.kernels.program import WeightStore
 
 FloatArray = NDArray[np.float32]
 Shape = tuple[int, int, int]

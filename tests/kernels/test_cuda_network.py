@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from random_layers import Grower
 
 from quadrans import kernels
+from quadrans.kernels.builder import Builder
 from quadrans.kernels.cuda import _module, network
-from quadrans.kernels.program import Builder, WeightStore
+from quadrans.kernels.program import WeightStore
 
 
 @pytest.fixture(autouse=True)

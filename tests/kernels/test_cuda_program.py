@@ -9,6 +9,7 @@ from emulator import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quadrans.kernels.builder import Builder, Value
 from quadrans.kernels.cuda.serial import JOB_BYTES
 from quadrans.kernels.cuda.table import (
     MAX_KEYS,
@@ -20,7 +21,7 @@ from quadrans.kernels.cuda.table import (
     device_table,
     pack,
 )
-from quadrans.kernels.program import Builder, Column, ConvWeights, Function, Op, Value, WeightStore
+from quadrans.kernels.program import Column, ConvWeights, Function, Op, WeightStore
 
 FUNCTIONS = [*Function]
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from quadrans.entropy import _simd
 from quadrans.kernels import _fma, _team, cpu
-from quadrans.kernels.program import Builder, ConvWeights, Function, Program, WeightStore
+from quadrans.kernels.builder import Builder
+from quadrans.kernels.program import ConvWeights, Function, Program, WeightStore
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

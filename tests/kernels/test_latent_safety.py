@@ -189,6 +189,7 @@ def test_what_does_not_fit(model: Model, bits: int | None, rng: Any) -> None:
         ("cols", 3, 2**62),
         ("cols", -1, -(2**63)),
         ("starts", 0, 1),
+        ("starts", 0, -1),
         ("starts", -1, 2**40),
         ("starts", 2, -5),
         ("starts", 1, 10),

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from random_layers import Grower
 
 from quadrans.kernels import blocks, cpu, layers, network, reference_network
+from quadrans.kernels.builder import Builder
 from quadrans.kernels.layers import Layer
-from quadrans.kernels.program import Builder, WeightStore
+from quadrans.kernels.program import WeightStore
 from quadrans.kernels.taps import causal_mask, checkerboard_mask, empty_mask
 
 FloatArray = NDArray[np.float32]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from quadrans import entropy, kernels
 from quadrans.entropy import CorruptStream
 from quadrans.kernels import reference_latent
-from quadrans.kernels.program import Builder, Value, WeightStore
+from quadrans.kernels.builder import Builder, Value
+from quadrans.kernels.program import WeightStore
 
 Model = kernels.ContextModel | kernels.WindowModel | kernels.StepModel
 SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (7, 4)]
