@@ -69,7 +69,7 @@ def run_benchmark(
     console.print(f"{threads} thread(s), median of {runs} run(s), every round trip checked")
     # Before the tables, that nobody waits for them; after, that nobody misses it.
     notes = [f"{peer} is left out: {reason}" for peer, reason in missing.items()]
-    _print(console, notes, "yellow")
+    print_lines(console, notes, "yellow")
 
     # What was imported so far stays: collections need not walk it again and again.
     gc.freeze()
@@ -85,7 +85,7 @@ def run_benchmark(
     several = Counter(name for name, _ in about)
     for (name, text), kind in about.items():
         console.print(f"{name}, {kind}: {text}" if several[name] > 1 else f"{name}: {text}")
-    _print(console, notes, "yellow")
+    print_lines(console, notes, "yellow")
     if json_path:
         found = {"environment": context, "missing": missing, "rows": [asdict(row) for row in rows]}
         write_file(json_path, lambda path: path.write_text(json.dumps(found, indent=1)), force)
@@ -113,12 +113,14 @@ def run(
             with console.status(f"{workload.about}, {size:,} symbols: {coder.name}"):
                 rows.append(measure(coder, name, load, runs, threads))
         console.print(table(rows))
-    _print(console, (f"{c.name} is left out: too much memory for {size:,}" for c in able if c not in fitting))
-    _print(console, (f"FAILED: {row.coder}: {row.error}" for row in rows if row.error), "bold red")
+    print_lines(
+        console, (f"{c.name} is left out: too much memory for {size:,}" for c in able if c not in fitting)
+    )
+    print_lines(console, (f"FAILED: {row.coder}: {row.error}" for row in rows if row.error), "bold red")
     return rows
 
 
-def _print(console: Console, lines: Iterable[str], style: str | None = None) -> None:
+def print_lines(console: Console, lines: Iterable[str], style: str | None = None) -> None:
     for line in lines:
         console.print(line, style=style)
 

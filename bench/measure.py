@@ -73,8 +73,8 @@ def _measure(row: Row, job: Job, load: Load, runs: int) -> None:
             raise AssertionError("encoding the same symbols again gave another stream")
 
     check(job.decode(stream))
-    row.encode_runs_ms = _times(job.encode, check_stream, runs)
-    row.decode_runs_ms = _times(lambda: job.decode(stream), check, runs)
+    row.encode_runs_ms = times(job.encode, check_stream, runs)
+    row.decode_runs_ms = times(lambda: job.decode(stream), check, runs)
     row.encode_ms = statistics.median(row.encode_runs_ms)
     row.decode_ms = statistics.median(row.decode_runs_ms)
     row.encode_peak_bytes = _peak(job.encode)
@@ -82,7 +82,7 @@ def _measure(row: Row, job: Job, load: Load, runs: int) -> None:
     row.table_bytes = job.table_bits() / 8 if job.table_bits else None
 
 
-def _times(work: Callable[[], Any], check: Callable[[Any], None], runs: int) -> list[float]:
+def times(work: Callable[[], Any], check: Callable[[Any], None], runs: int) -> list[float]:
     """Times of one `work` in ms, one for each run; `check` gets the last result of each run."""
     start = time.perf_counter()
     work()

@@ -11,11 +11,9 @@ residual mode (bits < 0) the mean itself.
 import numpy as np
 from numba import njit
 
-LATENT_LIMIT = 1 << 24
-"""Symbols and latents up to here are exact in binary32."""
+from .models import LATENT_LIMIT
+
 MEAN_LIMIT = 1 << 20
-RESIDUAL = -1
-"""In place of the fraction bits: the mean is not rounded, and the symbol is the rounded residual."""
 
 
 @njit(nogil=True, cache=True)

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from . import _fma
-from ._interpret import run
+from ._interpret import run, ticks_now
 from ._team import together
 from .arrays import ready
 from .program import Column, ConvWeights, Op, Program, aligned_floats
@@ -32,6 +32,12 @@ def pack(weights: ConvWeights) -> tuple[FloatArray, FloatArray]:
 
 new_memory = aligned_floats
 """That many floats of memory, +0."""
+
+
+@njit(nogil=True, cache=True)
+def ticks() -> int:
+    """The CPU's counter, which runs at a constant rate."""
+    return ticks_now()  # type: ignore[call-arg]
 
 
 @cache

@@ -22,6 +22,12 @@ from .layers import Layer
 from .orders import Order, Steps, Taps
 from .program import ConvWeights, FloatArray, Packing, WeightStore
 
+LATENT_LIMIT = 1 << 24
+"""Symbols and latents up to here are exact in binary32."""
+
+RESIDUAL = -1
+"""In place of fraction bits: the mean is not rounded, and the symbol is the rounded residual."""
+
 FRACTION_BITS = 4
 FRACTIONS = 1 << FRACTION_BITS
 """Table rows for each scale: means of -FRACTIONS/2 .. FRACTIONS/2 - 1 in units of 1/FRACTIONS."""
@@ -48,6 +54,11 @@ class Quantization:
         object.__setattr__(self, "thresholds", thresholds)
         if self.rows > MAX_ROWS:
             raise ValueError(f"{self.rows} rows of a table, which has at most {MAX_ROWS}")
+
+    @property
+    def bits(self) -> int:
+        """The fraction bits, or RESIDUAL."""
+        return RESIDUAL if self.fraction_bits is None else self.fraction_bits
 
     @property
     def rows(self) -> int:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..models import RESIDUAL
 from ._module import at, function, import_cupy
-
-RESIDUAL = -1
-"""In place of the fraction bits: the mean is not rounded, and the symbol is the rounded residual."""
 
 _THREADS, _MOST_BLOCKS = 256, 1 << 16
 _NONE = np.iinfo(np.uint64).max

@@ -16,16 +16,13 @@ import numpy as np
 
 from ...entropy.errors import CorruptStream
 from ..builder import Builder
-from ..models import Model, PositionModel, StepModel, own_steps, position_steps
+from ..models import LATENT_LIMIT, Model, PositionModel, StepModel, own_steps, position_steps
 from ..orders import Order, Steps
 from ..program import IntArray, Op, Program, WeightStore
 from ._module import at, device_array, import_cupy
 from .coder import Decoder, Encoder
 from .network import PerDevice, finite, launch, launch_shape, like, load, shared_room
 from .table import pack, shared_bytes
-
-LATENT_LIMIT = 1 << 24
-"""Symbols and latents up to here are exact in binary32."""
 
 CHUNK = 8192
 """Positions of a step that are worked on together, so that memory grows little with the image."""

@@ -33,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure the coders.", no_args_is_help=True)
+bench = typer.Typer(help="Measure the coders, and decoding as a whole.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 # Markup off everywhere: file names and model names are data.
 console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -415,10 +415,57 @@ def bench_coder(
     with _reported() as failed:
         from .bench.coder import run_benchmark
 
-        # A table of figures is of no use with its columns cut.
-        wide = Console(markup=False, highlight=False, soft_wrap=True, width=max(console.width, 160))
         selected = workload or [], coder or [], symbols or []
-        wrong = run_benchmark(*selected, runs, threads, json, plot, force, wide)
+        wrong = run_benchmark(*selected, runs, threads, json, plot, force, _wide())
+    _fail_if_any(failed, wrong)
+
+
+@bench.command("decode")
+def bench_decode(
+    order: Annotated[
+        list[str] | None,
+        typer.Option("--order", "-o", help="Names or patterns, such as '*checkerboard'; all by default."),
+    ] = None,
+    decoder: Annotated[
+        list[str] | None, typer.Option("--decoder", "-d", help="Names or patterns; all by default.")
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="Of images: 256,512 or 768x512, in pixels.")] = "768x512",
+    threads: Annotated[str, typer.Option(help="Numbers of threads to decode with: 1,2.")] = "1",
+    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda or all.")] = "cpu",
+    channels: Annotated[str, typer.Option(help="N,M of the networks with random weights.")] = "192,192",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Trained weights instead: a bundled name or a .safetensors path."),
+    ] = None,
+    photo: Annotated[
+        Path | None, typer.Option(help="What --model codes; one of scikit-image's if not given.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the times over sizes to.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write bench/results/DEVICE.json for each device.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Measure decoding from z to y_hat in every coding order, beside serial decoders of today."""
+    wrong: list[str] = []
+    with _reported() as failed:
+        from .bench.decode import run_benchmark
+
+        wrong = run_benchmark(
+            *(order or [], decoder or [], sizes, threads, runs, device, channels, model, photo),
+            *(json, plot, record, force, _wide()),
+        )
+    _fail_if_any(failed, wrong)
+
+
+def _wide() -> Console:
+    """A table of figures is of no use with its columns cut."""
+    return Console(markup=False, highlight=False, soft_wrap=True, width=max(console.width, 180))
+
+
+def _fail_if_any(failed: list[str], wrong: list[str]) -> None:
     for line in wrong:
         errors.print(f"quadrans: {_clean(line)}")
     _fail_if([*failed, *wrong])

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from quadrans import entropy, kernels
 from quadrans.entropy import range_coder, rans64
 from quadrans.entropy import reference as reference_coder
-from quadrans.kernels import _fma, cpu, reference_latent
-from quadrans.kernels import latent as latent_module
+from quadrans.kernels import _fma, _positions, cpu, reference_latent
+from quadrans.kernels.latent import PARTS
 from quadrans.kernels.models import position_steps
 
 Model = kernels.ContextModel
@@ -318,10 +318,10 @@ def test_long_steps_are_cut(order: kernels.Order, bits: int | None, rng: Any, mo
     model = context_model(rng, bits, sizes=(2, 3, 4))
     y, features = latent(rng, bits, order.height, order.width, 2, 3)
     lengths = np.diff(order.flat.starts)
-    assert order.name == "one" or max(lengths.max(), len(order.runs().rows)) > latent_module.CHUNK
+    assert order.name == "one" or max(lengths.max(), len(order.runs().rows)) > _positions.CHUNK
     results = []
-    for chunk in (latent_module.CHUNK, 1 << 20, 7):
-        monkeypatch.setattr(latent_module, "CHUNK", chunk)
+    for chunk in (_positions.CHUNK, 1 << 20, 7):
+        monkeypatch.setattr(_positions, "CHUNK", chunk)
         encoder = entropy.Encoder(table(bits))
         y_hat = kernels.encode_latent(encoder, y, features, model, order)
         stream = encoder.finish()
@@ -334,7 +334,7 @@ def test_long_steps_are_cut(order: kernels.Order, bits: int | None, rng: Any, mo
 
 def test_cuts_of_steps() -> None:
     steps = kernels.checkerboard(40, 41, CHECKERBOARD).flat
-    starts, context = latent_module._parts(steps)
+    starts, context = _positions._parts(steps)
     assert starts.tolist() == [0, 768, 820, 820 + 768, 1640]
     assert context.tolist() == [False, False, True, True]
 
@@ -357,7 +357,9 @@ def test_nothing_undecoded_is_read(
         stream = encoder.finish()
         with monkeypatch.context() as patch:
             patch.setattr(cpu, "new_memory", poisoned)
-            assert np.isnan(latent_module._Latent(model, features, order, position_steps(order)).y_hat).all()
+            assert np.isnan(
+                _positions.PositionLatent(model, features, order, position_steps(order)).y_hat
+            ).all()
             for wrap in (lambda decoder: decoder, Plain):
                 decoder = entropy.Decoder(stream, table(bits))
                 decoded = kernels.decode_latent(wrap(decoder), features, model, order, threads=2)
@@ -422,7 +424,7 @@ def test_ticks(model: Model, bits: int | None, rng: Any) -> None:
         decoder = entropy.Decoder(stream, table(bits))
         timed = kernels.decode_latent(decoder, features, model, order, threads=threads, ticks=ticks)
         np.testing.assert_array_equal(timed, y_hat)
-        assert tuple(ticks) == latent_module.PARTS
+        assert tuple(ticks) == PARTS
         assert all(ticks[part] > before.get(part, 0) for part in ticks)
 
 
