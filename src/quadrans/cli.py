@@ -54,7 +54,10 @@ FileModel = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A .safetensors path, if a file's model is not bundled."),
 ]
-Device = Annotated[str, typer.Option(help="torch device of the transforms.")]
+Device = Annotated[
+    str,
+    typer.Option(help="torch device of the transforms; on a CUDA device what is exact runs too, by CuPy."),
+]
 
 
 def _version(show: bool) -> None:
