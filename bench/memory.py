@@ -1,4 +1,6 @@
-"""Peak memory of decoding a .qdr file of the largest legal size to pixels, in a fresh process.
+"""Peak memory of encoding a latent of the largest legal size, and of decoding its file to pixels.
+
+Each in a process of its own.
 
 python bench/memory.py [--model NAME|PATH]
 """
@@ -6,6 +8,7 @@ python bench/memory.py [--model NAME|PATH]
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import subprocess
 import sys
@@ -35,28 +38,43 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--encode", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    codec = ImageCodec(find_weights(arguments.model))
-    if arguments.decode is None:
+    if arguments.encode is None and arguments.decode is None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "largest.qdr"
-            path.write_bytes(encode(codec))
-            command = [sys.executable, __file__, "--model", arguments.model, "--decode", str(path)]
-            subprocess.run(command, check=True)
+            for job in ("--encode", "--decode"):
+                path = Path(folder) / "largest.qdr"
+                subprocess.run([sys.executable, *sys.argv, job, str(path)], check=True)
+        return
+    codec = ImageCodec(find_weights(arguments.model))
+    if arguments.encode is not None:
+        start = time.perf_counter()
+        arguments.encode.write_bytes(encode(codec))
+        report("encoding", start)
         return
     container = Container.from_bytes(arguments.decode.read_bytes())
-    for what in ("latent", "pixels"):
-        start = time.perf_counter()
-        if what == "latent":
-            y_hat = codec.decode(container).y_hat
-        else:
-            codec.synthesise(y_hat, container.width, container.height)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            2**20 if sys.platform == "linux" else 2**30
-        )
-        seconds = time.perf_counter() - start
-        print(f"{SIDE}x{SIDE}, {what}: {seconds:.1f} s, peak of the process so far {peak:.2f} GiB")
+    start = time.perf_counter()
+    y_hat = codec.decode(container).y_hat
+    report("latent", start)
+    start = time.perf_counter()
+    codec.synthesise(y_hat, container.width, container.height)
+    report("pixels", start)
+
+
+def report(what: str, start: float) -> None:
+    """Prints how long it took, and the most memory that this process had."""
+    peak = peak_bytes() / 2**30
+    print(f"{SIDE}x{SIDE}, {what}: {time.perf_counter() - start:.1f} s, peak so far {peak:.2f} GiB")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had. `ru_maxrss` would be its parent's on Linux, if that had more."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])  # type: ignore[index]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

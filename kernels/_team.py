@@ -143,24 +143,31 @@ def together(threads: int, work: Callable[[IntArray, int], Any]) -> None:
     errors: list[BaseException] = []
 
     def member(number: int) -> None:
+        done = False
         try:
             work(team, number)
+            done = True
         except BaseException as error:
             errors.append(error)
-            team[_ABORTED] = 1
+        finally:
+            if not done:
+                team[_ABORTED] = 1
 
     started = []
+    done = False
+    # A signal's handler may raise between any two lines: whatever happens, nobody is left spinning.
     try:
         for number in range(1, threads):
             thread = threading.Thread(target=member, args=(number,), name=f"quadrans-{number}")
-            thread.start()
             started.append(thread)
-    except BaseException as error:
-        errors.append(error)
-        team[_ABORTED] = 1
-    else:
-        member(0)
-    for thread in started:
-        thread.join()
+            thread.start()
+        work(team, 0)
+        done = True
+    finally:
+        if not done:
+            team[_ABORTED] = 1
+        for thread in started:
+            if thread.ident is not None:
+                thread.join()
     if errors:
         raise errors[0]

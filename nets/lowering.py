@@ -26,7 +26,9 @@ EXACT = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
-    """A float32 copy of a parameter, on the CPU."""
+    """A float32 copy of a parameter, on the CPU. TypeError if float32 can't hold it exactly."""
+    if tensor.dtype not in EXACT:
+        raise TypeError(f"a tensor of {tensor.dtype}, which float32 can't hold exactly")
     return tensor.detach().float().cpu().numpy().copy()
 
 

@@ -16,7 +16,7 @@ SHIPPED = {
     path.relative_to(ROOT).as_posix()
     for folder in ("entropy", "kernels", "nets", "bench")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".safetensors")
+    if path.suffix in (".py", ".md", ".safetensors", ".cu", ".cuh")
 } | {"__init__.py", "__main__.py", "cli.py", "py.typed"}
 
 USE_CORE = """
@@ -32,6 +32,8 @@ indexes = rng.integers(0, 64, (31, 17))
 symbols = rng.integers(-9, 9, indexes.shape)
 assert (entropy.decode(entropy.encode(symbols, indexes, table), indexes, table) == symbols).all()
 assert len(kernels.wavefront(32, 48, kernels.causal_mask(5))) == 141
+from quadrans.kernels.cuda._source import source
+assert "#include" not in source("serial.cu")
 assert "torch" not in sys.modules
 """
 

@@ -273,3 +273,12 @@ def test_lowered_weights_are_copies() -> None:
     with torch.no_grad():
         module.weight.zero_()  # type: ignore[operator]
     np.testing.assert_array_equal(layer(x), before)
+
+
+def test_a_plain_tensor_in_place_of_a_parameter() -> None:
+    module = nn.Conv2d(2, 2, 1)
+    weight = module.weight.detach().double() + 1e-12
+    del module._parameters["weight"]
+    module.weight = weight  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="float64"):
+        lower(module)
