@@ -227,9 +227,9 @@ def _devices(kinds: set[str], cpu: str) -> dict[str, str]:
     """The devices' names."""
     names = {"cpu": cpu} if "cpu" in kinds else {}
     if "cuda" in kinds:
-        from ..kernels.cuda._module import import_cupy
+        from ..kernels import cuda
 
-        runtime = import_cupy().cuda.runtime
+        runtime = cuda.import_cupy().cuda.runtime
         names["cuda"] = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
     return names
 

@@ -321,12 +321,10 @@ GPU_LANES, GPU_GROUPS = 32, 16
 @decoder("quadrans", "cuda")
 def quadrans_cuda(case: Case, threads: int) -> Job:
     """the same on the GPU, of the CPU's stream: from z_hat and stream on the host to y_hat on the device"""
-    cuda = importlib.import_module("..kernels.cuda.serial", __package__)
-    coder = importlib.import_module("..kernels.cuda.coder", __package__)
-    network = importlib.import_module("..kernels.cuda.network", __package__)
-    cupy = importlib.import_module("cupy")
+    cuda = importlib.import_module("..kernels.cuda", __package__)
+    cupy = cuda.import_cupy()
     codec, model = case.codec, case.network.model
-    hyper = network.Network(codec.h_s)
+    hyper = cuda.Network(codec.h_s)
     encoder = entropy.Encoder(codec.y_table, GPU_LANES, GPU_GROUPS)
     y_hat = _encode(case, encoder, 1)
     stream = encoder.finish()
@@ -334,7 +332,7 @@ def quadrans_cuda(case: Case, threads: int) -> Job:
 
     def decode(parts: Parts | None = None) -> Any:
         with split(parts, "transfers"):
-            z_hat, decoder = cupy.asarray(case.latent.z_hat), coder.Decoder(stream, codec.y_table)
+            z_hat, decoder = cupy.asarray(case.latent.z_hat), cuda.Decoder(stream, codec.y_table)
             synchronize()
         with split(parts, "hyper"):
             features = hyper(z_hat)

@@ -109,6 +109,9 @@ class PassEncoder:
         self._finished = True
 
 
+_CORRUPT, _LENT = "at the end of a corrupt stream", "lent"
+
+
 class StreamDecoder:
     """What the decoders of all formats share: an exact end, and no answers after it."""
 
@@ -124,7 +127,7 @@ class StreamDecoder:
             raise ValueError(f"the decoder is {self._closed}")
 
     def _fail(self, status: int, detail: int) -> NoReturn:
-        self._closed = "at the end of a corrupt stream"
+        self._closed = _CORRUPT
         raise_status(status, detail)
 
     def close(self) -> None:
@@ -133,6 +136,35 @@ class StreamDecoder:
         self._closed = "closed"
         if left_over := self._left_over():
             raise CorruptStream(f"after {self._symbol_count} symbols {left_over}")
+
+
+class LendingDecoder(StreamDecoder):
+    """A decoder whose state a loop or kernel of another layer may borrow, to decode passes in place.
+
+    Lent, it can't be used; so never again where the borrower failed and didn't end the loan.
+    """
+
+    def _lend(self) -> None:
+        self._check_open()
+        self._closed = _LENT
+
+    def _check_lent(self) -> None:
+        if self._closed != _LENT:
+            raise ValueError("the decoder is not lent")
+
+    def take_back(self, symbols: int, status: int = 0, detail: int = 0) -> None:
+        """Ends a loan after so many decoded symbols; raises as `get` for the status of a pass that failed."""
+        self._check_lent()
+        self._closed = ""
+        self._symbol_count += symbols
+        if status:
+            self._fail(status, detail)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Ends a loan, and the decoder, with CorruptStream: its symbols can't be what was encoded."""
+        self._check_lent()
+        self._closed = _CORRUPT
+        raise CorruptStream(reason)
 
 
 class PassDecoder(StreamDecoder):

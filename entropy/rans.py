@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._lanes import LanesEncoder, LanesReader, Layout, check_threads, decoding_loop, specialized
 from ._lookup import Lookup
-from ._passes import KIND_LANES, PassDecoder, Stream, check_stream, to_codes
+from ._passes import KIND_LANES, LendingDecoder, PassDecoder, Stream, check_stream, to_codes
 from .table import CdfTable
 
 
@@ -81,9 +81,6 @@ class Encoder(LanesEncoder):
         self._passes.append(to_codes(self._table, symbols, indexes))
 
 
-_LENT = "lent"
-
-
 class Loan(NamedTuple):
     """A decoder's state, lent to a compiled loop."""
 
@@ -101,7 +98,7 @@ class Loan(NamedTuple):
         return specialized(self.states.shape[1])
 
 
-class Decoder(PassDecoder):
+class Decoder(LendingDecoder, PassDecoder):
     """Decodes a stream pass by pass, in the encoder's order; its cuts may differ from the encoder's.
 
     One thread at a time may use it; decoders of their own don't disturb each other.
@@ -124,17 +121,8 @@ class Decoder(PassDecoder):
         self._check_open()
         if self._rows < rows:
             raise ValueError(f"a table of {self._rows} rows, where indexes need {rows}")
-        self._closed = _LENT
+        self._lend()
         return Loan(*self._reader.loan(), self._lookup, self._symbol_count)
-
-    def take_back(self, symbols: int, status: int = 0, detail: int = 0) -> None:
-        """Ends a loan after so many decoded symbols; raises as `get` for the status of a pass that failed."""
-        if self._closed != _LENT:
-            raise ValueError("the decoder is not lent")
-        self._closed = ""
-        self._symbol_count += symbols
-        if status:
-            self._fail(status, detail)
 
     def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
         return self._reader.decode(

@@ -129,8 +129,7 @@ class PositionLatent:
         arguments = _serial.coder(*loan.vector), *self._arguments, *steps, *numbers, *room, *state
         status, detail, done = self._run(_serial.decode, threads, *arguments, ticks=ticks)
         if status == _serial.TOO_LARGE:
-            decoder.take_back(done)
-            raise CorruptStream(f"a symbol {detail} makes a latent beyond +-{LATENT_LIMIT}")
+            decoder.refuse(f"a symbol {detail} makes a latent beyond +-{LATENT_LIMIT}")
         decoder.take_back(done, status, detail)
 
     def decode_by_steps(self, decoder: SymbolDecoder, threads: int) -> None:

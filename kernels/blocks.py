@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from operator import index
 
 import numpy as np
 
 from .arrays import weight_array
-from .builder import Builder, Value
+from .builder import Builder
 from .layers import LARGEST, Layer, Unary, set_fields
+from .placement import Value
 from .program import FloatArray, IntArray
 
 MASKED = -100.0
@@ -190,6 +192,7 @@ class CrossAttention(Layer):
 
     def __post_init__(self) -> None:
         width = self.query.channels(self.query.inputs)
+        set_fields(self, heads=index(self.heads))
         set_fields(self, scale=_scale(self.scale, width, self.heads), inputs=self.query.inputs)
         pointwise = reads_inputs_only(self.keys) and self.query.pointwise and self.proj.pointwise
         set_fields(self, outputs=self.channels(self.inputs), pointwise=pointwise)
@@ -226,15 +229,25 @@ def _windows(height: int, width: int, window: int, shift: int) -> IntArray:
     return plane.reshape(height // window, window, width // window, window).swapaxes(1, 2).reshape(-1)
 
 
-@lru_cache(32)
-def _masks(height: int, width: int, window: int, shift: int) -> FloatArray:
-    """(windows, window^2, window^2): MASKED between positions of different regions, else 0."""
-    # The roll joins rows at `size - shift`, inside the last window. That windows before it are regions of
-    # their own changes nothing, since no window holds positions of two.
-    rows, cols = (np.arange(size) >= size - shift for size in (height, width))
-    regions = (rows[:, None] * 2 + cols).reshape(-1)[_windows(height, width, window, 0)]
-    regions = regions.reshape(-1, window**2)
+@cache
+def _masks(window: int, shift: int) -> FloatArray:
+    """(4, window^2, window^2): MASKED between positions of different regions of a window, else 0.
+
+    For windows that hold no border, the right one, the bottom one, and both. Always the same array, which a
+    `WeightStore` holds once whatever the images' sizes.
+    """
+    far = np.arange(window) >= window - shift
+    still = np.zeros(window, np.bool_)
+    regions = np.stack(
+        [(rows[:, None] * 2 + cols).reshape(-1) for rows in (still, far) for cols in (still, far)]
+    )
     return np.where(regions[:, :, None] == regions[:, None, :], 0, MASKED).astype(np.float32)
+
+
+def _mask_numbers(rows: int, cols: int) -> IntArray:
+    """(rows * cols,): each window's of `_masks`. The roll joins borders in the last row and column."""
+    bottom, right = (np.arange(count) == count - 1 for count in (rows, cols))
+    return (bottom[:, None] * 2 + right).reshape(-1).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +268,7 @@ class WindowAttention(Layer):
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        set_fields(self, heads=index(self.heads), window=index(self.window), shift=index(self.shift))
         if not 0 <= self.shift < self.window:
             raise ValueError(f"a window of {self.window} can't be moved by {self.shift}")
         width = self.qkv.channels(self.qkv.inputs) or 0
@@ -278,7 +292,9 @@ class WindowAttention(Layer):
         width = qkv.channels // 3
         queries, keys, values = (qkv.part(start, start + width) for start in (0, width, 2 * width))
         scale = _scale(self.scale, width, self.heads)
-        masks = _masks(*size, window, self.shift) if self.shift else None
+        masks = None
+        if self.shift:
+            masks = _masks(window, self.shift), _mask_numbers(x.height // window, x.width // window)
         lengths = window**2, window**2
         heard = builder.attention(queries, keys, values, self.heads, scale, lengths, self.bias, masks)
         return builder.gather(self.proj.emit(builder, heard), places, size)

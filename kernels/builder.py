@@ -1,17 +1,12 @@
-"""From layers to a program: a `Builder` collects instructions, and gives every value a place in the memory.
-
-Values that are parts of others, or are concatenated, share memory instead of being copied; a place is free
-again after its last use.
-"""
+"""From layers to a program: a `Builder` collects instructions, and checks that what they combine fits."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .placement import Buffer, Instruction, Value, allocate, fuse
 from .program import (
     COLUMNS,
     ConvWeights,
@@ -25,69 +20,6 @@ from .program import (
 
 MAX_FLOATS = 1 << 36
 """Largest value, all its images or positions together: 256 GiB."""
-
-
-@dataclass(eq=False)
-class Buffer:
-    """A stretch of the memory: (capacity, height, width, pitch) floats.
-
-    shared: one image, whatever the capacity, and kept while the program lives: a plane.
-    parent, column: the buffer whose channels from `column` on this one turned out to be.
-    """
-
-    height: int
-    width: int
-    pitch: int
-    shared: bool = False
-    kept: bool = False
-    parent: Buffer | None = None
-    column: int = 0
-
-    def place(self) -> tuple[Buffer, int]:
-        """The buffer that has memory of its own, and this one's first channel in it."""
-        buffer, column = self, 0
-        while buffer.parent is not None:
-            buffer, column = buffer.parent, column + buffer.column
-        return buffer, column
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """Channels column .. column + channels - 1 of a buffer."""
-
-    buffer: Buffer
-    channels: int
-    column: int = 0
-
-    @property
-    def height(self) -> int:
-        return self.buffer.height
-
-    @property
-    def width(self) -> int:
-        return self.buffer.width
-
-    @property
-    def whole(self) -> bool:
-        """Whether this is all of its buffer."""
-        return self.column == 0 and self.channels == self.buffer.pitch
-
-    def part(self, start: int, stop: int) -> Value:
-        """Channels start .. stop - 1 of it."""
-        if not 0 <= start < stop <= self.channels:
-            raise ValueError(f"channels {start}..{stop - 1} of a value that has {self.channels}")
-        return Value(self.buffer, stop - start, self.column + start)
-
-
-@dataclass(frozen=True, eq=False)
-class Instruction:
-    op: Op
-    source: Value
-    target: Value
-    extra: tuple[int, ...] = ()
-    """Columns from 11 on, but for those that are places of `others`."""
-    others: tuple[Value, ...] = ()
-    """Further sources; their (offset, pitch) pairs are the columns from 11 on, before `extra`."""
 
 
 class Builder:
@@ -260,12 +192,13 @@ class Builder:
         scale: float,
         length: tuple[int, int],
         bias: FloatArray | None = None,
-        masks: FloatArray | None = None,
+        masks: tuple[FloatArray, IntArray] | None = None,
     ) -> Value:
         """Softmax attention within sequences of length (queries, keys) positions.
 
-        bias (heads, queries, keys), masks (M, queries, keys): added to the scores, the masks in turn. Keys
-        that are a plane serve all sequences.
+        bias (heads, queries, keys) is added to the scores. masks: (M, queries, keys) and numbers int64, one
+        for each sequence of an image, of the mask that is added to its scores, too. Keys that are a plane
+        serve all sequences.
         """
         if queries.channels != keys.channels or keys.channels != values.channels or queries.channels % heads:
             raise ValueError(
@@ -281,18 +214,26 @@ class Builder:
         sequences = positions[0] // length[0]
         if sequences * length[0] != positions[0] or positions[1] != length[1] * (1 if shared else sequences):
             raise ValueError(f"{positions} positions of queries and keys don't make sequences of {length}")
-        for name, array, first in (("bias", bias, heads), ("masks", masks, None)):
-            expected = (first if first is not None else len(array) if array is not None else 0, *length)
-            if array is not None and array.shape != expected:
-                raise ValueError(f"{name} of shape {array.shape}, not {expected}")
+        if bias is not None and bias.shape != (heads, *length):
+            raise ValueError(f"bias of shape {bias.shape}, not {(heads, *length)}")
+        mask_places = -1, -1
+        if masks is not None:
+            arrays, numbers = masks
+            if arrays.shape[1:] != length or numbers.shape != (sequences,):
+                raise ValueError(
+                    f"masks of shape {arrays.shape} and {numbers.shape} numbers of them for {sequences} "
+                    f"sequences of {length}"
+                )
+            if not 0 <= numbers.min() <= numbers.max() < len(arrays):
+                raise ValueError(f"masks {numbers.min()}..{numbers.max()} of {len(arrays)}")
+            mask_places = self.store.array(arrays), self.ints(numbers)
         extra = (
             *length,
             heads,
             queries.channels // heads,
             float_bits(scale),
             -1 if bias is None else self.store.array(bias),
-            -1 if masks is None else self.store.array(masks),
-            0 if masks is None else len(masks),
+            *mask_places,
             int(shared),
         )
         return self._add(Op.ATTENTION, queries, self._like(queries), extra, (keys, values))
@@ -346,10 +287,10 @@ class Builder:
 
     def build(self) -> Program:
         """The program, its values placed. The builder is used up."""
-        instructions = _fuse(self._instructions, {id(value.buffer) for value in self._named.values()})
+        instructions = fuse(self._instructions, {id(value.buffer) for value in self._named.values()})
         for value in self._named.values():
             value.buffer.place()[0].kept |= value.buffer.kept
-        offsets, size = _allocate(instructions, list(self._named.values()), self.capacity)
+        offsets, size = allocate(instructions, list(self._named.values()), self.capacity)
 
         def place(value: Value) -> tuple[int, int, int, int, int]:
             owner, column = value.buffer.place()
@@ -369,60 +310,3 @@ class Builder:
 def float_bits(value: float) -> int:
     """The bits of the nearest binary32."""
     return int(np.float32(value).view(np.int32))
-
-
-def _fuse(instructions: list[Instruction], named: set[int]) -> list[Instruction]:
-    """Gives a convolution the function of the UNARY behind it, where nothing else reads its sums."""
-    reads = Counter(id(value.buffer) for one in instructions for value in (one.source, *one.others))
-    fused: list[Instruction] = []
-    for one in instructions:
-        last = fused[-1] if fused else None
-        if (
-            one.op == Op.UNARY
-            and last is not None
-            and last.op in (Op.CONV, Op.DEPTHWISE)
-            and last.extra[6] == Function.IDENTITY
-            and last.target.buffer is one.source.buffer
-            and one.source.whole
-            and last.target.whole
-            and one.source.buffer.parent is None
-            and reads[id(one.source.buffer)] == 1
-            and id(one.source.buffer) not in named
-        ):
-            fused[-1] = replace(last, target=one.target, extra=(*last.extra[:6], *one.extra))
-        else:
-            fused.append(one)
-    return fused
-
-
-def _allocate(
-    instructions: list[Instruction], named: list[Value], capacity: int
-) -> tuple[dict[int, int], int]:
-    """(offset of each buffer by its id, floats in all): first fit, each place free after its last use."""
-    align = 16
-    lives: dict[int, tuple[Buffer, int, int]] = {}
-    for number, one in enumerate(instructions):
-        for value in (one.source, one.target, *one.others):
-            owner = value.buffer.place()[0]
-            first = lives[id(owner)][1] if id(owner) in lives else number
-            lives[id(owner)] = owner, first, number
-    end = len(instructions)
-    for value in named:
-        owner = value.buffer.place()[0]
-        lives[id(owner)] = owner, -1, end
-    offsets: dict[int, int] = {}
-    taken: list[tuple[int, int, int]] = []
-    size = 0
-    for key, (owner, first, last) in sorted(lives.items(), key=lambda item: item[1][1]):
-        floats = owner.height * owner.width * owner.pitch * (1 if owner.shared else capacity)
-        floats = -(-floats // align) * align
-        taken = [one for one in taken if one[2] >= first]
-        offset = 0
-        for start, stop, _ in sorted(taken):
-            if start - offset >= floats:
-                break
-            offset = max(offset, stop)
-        taken.append((offset, offset + floats, last))
-        offsets[key] = offset
-        size = max(size, offset + floats)
-    return offsets, size

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import by_tap, layer_arrays, weight_array
-from .builder import Builder, Value
+from .builder import Builder
+from .placement import Value
 from .program import ConvWeights, FloatArray, Function, IntArray
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def pair_of(name: str, value: Any, least: int = 0) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(one, int) and one >= least for one in pair):
         raise ValueError(f"{name} must be an integer >= {least}, or a pair of them, not {value!r}")
     return pair
+
+
+def _check_factor(factor: Any) -> None:
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"the factor must be an integer >= 1, not {factor!r}")
 
 
 def set_fields(layer: Layer, **values: Any) -> None:
@@ -373,7 +379,7 @@ class PixelShuffle(Layer):
     factor: int
 
     def __post_init__(self) -> None:
-        pair_of("factor", self.factor, 1)
+        _check_factor(self.factor)
 
     def channels(self, given: int | None) -> int | None:
         if given is not None and given % self.factor**2:
@@ -391,7 +397,7 @@ class PixelUnshuffle(Layer):
     factor: int
 
     def __post_init__(self) -> None:
-        pair_of("factor", self.factor, 1)
+        _check_factor(self.factor)
 
     def channels(self, given: int | None) -> int | None:
         return None if given is None else given * self.factor**2

@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from ..entropy.table import MAX_ROWS
 from .arrays import by_tap, float_array, layer_arrays
-from .builder import Builder, Value
+from .builder import Builder
 from .layers import Layer
 from .orders import Order, Steps, Taps
+from .placement import Value
 from .program import ConvWeights, FloatArray, Packing, WeightStore
 
 LATENT_LIMIT = 1 << 24
@@ -49,9 +51,11 @@ class Quantization:
         thresholds = float_array(self.thresholds, "thresholds", 1).copy()
         if not (np.isfinite(thresholds).all() and (np.diff(thresholds) > 0).all()):
             raise ValueError("thresholds must be finite and ascending")
-        if self.fraction_bits is not None and self.fraction_bits not in range(9):
-            raise ValueError(f"fraction_bits must be in 0..8 or None, not {self.fraction_bits}")
-        object.__setattr__(self, "thresholds", thresholds)
+        bits = None if self.fraction_bits is None else index(self.fraction_bits)
+        if bits is not None and bits not in range(9):
+            raise ValueError(f"fraction_bits must be in 0..8 or None, not {bits}")
+        for name, value in (("thresholds", thresholds), ("fraction_bits", bits)):
+            object.__setattr__(self, name, value)
         if self.rows > MAX_ROWS:
             raise ValueError(f"{self.rows} rows of a table, which has at most {MAX_ROWS}")
 
@@ -124,8 +128,8 @@ class ContextModel(PositionModel):
     """Minnen 2018's: a masked convolution of y_hat, and a head over (hyper features, context feature).
 
     weight (D, M, kh, kw), bias (D,): the context convolution, all its taps; an order's mask chooses among
-    them. head: a layer from (F hyper features, D context) to (M scales, M means) channels of a position.
-    Raises ValueError, TypeError with the numbers if something doesn't fit.
+    them. head: a pointwise layer from (F hyper features, D context) to (M scales, M means) channels of a
+    position. Raises ValueError, TypeError with the numbers if something doesn't fit.
     """
 
     weight: FloatArray = field(repr=False)
@@ -145,6 +149,9 @@ class ContextModel(PositionModel):
                 f"the head has {inputs} inputs and {self.head.channels(inputs)} outputs; it must take "
                 f"features and {depth} context channels and give 2 x {channels}"
             )
+        # It is run on single positions, where zeros would be in place of the neighbors it looked at.
+        if not self.head.pointwise:
+            raise ValueError("the head isn't pointwise: what it gives depends on more than its position")
         values = {"weight": weight, "bias": bias, "channels": channels, "features": inputs - depth}
         for name, value in (values | {"_weights": ConvWeights(by_tap(weight), bias)}).items():
             object.__setattr__(self, name, value)

@@ -17,7 +17,7 @@ from .layers import Layer
 from .program import ConvWeights, FloatArray, Program, WeightStore
 
 MAX_PROGRAMS = 32
-"""Programs that a network keeps, one for each shape of its inputs."""
+"""Programs that a network keeps, one for each shape of its inputs: the latest that were built."""
 
 RESULT = "result"
 """Name of a program's output."""
@@ -91,9 +91,7 @@ class Network:
         with self._lock:
             if shapes not in self._programs:
                 if len(self._programs) == MAX_PROGRAMS:
-                    # With the store, which also holds what was for these shapes alone: masks of windows.
-                    self._programs.clear()
-                    self._store = WeightStore(self.device.pack)
+                    del self._programs[next(iter(self._programs))]
                 self._programs[shapes] = self._build(dict(shapes))
             return self._programs[shapes]
 

@@ -171,7 +171,7 @@ def wavefront(height: int, width: int, mask: ArrayLike | Taps, lag: int | None =
     `wavefront_lag`; a lag that the mask doesn't allow is refused with ValueError.
     """
     taps = mask_taps(mask)
-    lag = wavefront_lag(taps) if lag is None else lag
+    lag = wavefront_lag(taps) if lag is None else index(lag)
     if lag < 0:
         raise ValueError(f"the lag must not be negative: {lag}")
     # From lag = width on, the order is raster's; any lag beyond gives the same steps.

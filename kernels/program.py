@@ -64,9 +64,9 @@ class Op(IntEnum):
     ATTENTION = 8
     """Source: queries. 11, 12: offset and pitch of the keys; 13, 14: of the values; 15: queries of a
     sequence; 16: keys of a sequence; 17: heads; 18: channels of a head; 19: scale; 20: floats of the bias
-    (heads, queries, keys), or -1; 21: floats of the masks (masks, queries, keys), or -1; 22: masks; 23:
-    whether all sequences have the same keys. Sequences follow each other through the positions of all
-    images, and the masks in turn."""
+    (heads, queries, keys), or -1; 21: floats of the masks (masks, queries, keys), or -1; 22: ints, the
+    number of the mask of each sequence of an image, or -1; 23: whether all sequences have the same keys.
+    Sequences follow each other through the positions of all images."""
     SHUFFLE = 9
     """Pixel shuffle: channels to positions. 11: upscaling factor."""
     UNSHUFFLE = 10

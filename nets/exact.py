@@ -74,9 +74,8 @@ class OnCuda(Exact):
     ) -> None:
         super().__init__(h_s, model, table)
         from ..kernels import cuda
-        from ..kernels.cuda._module import import_cupy
 
-        self._cuda, self._cupy, self._number = cuda, import_cupy(), number
+        self._cuda, self._cupy, self._number = cuda, cuda.import_cupy(), number
         self._network = cuda.Network(h_s)
 
     def features(self, z_hat: FloatArray) -> Any:

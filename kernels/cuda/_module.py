@@ -6,13 +6,15 @@ import atexit
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ._source import source
 
@@ -67,9 +69,14 @@ def _compiled(name: str, capability: int) -> Path:
 
 def _write(path: Path, code: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(code)
-    os.replace(file.name, path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(code)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
     return path
 
 
@@ -150,3 +157,28 @@ def device_array(name: str, values: Any) -> Any:
     if hasattr(values, "__dlpack_device__") and int(values.__dlpack_device__()[0]) in (2, 13):
         return cupy.from_dlpack(values)
     raise TypeError(f"{name} must be an array on a CUDA device, not {type(values).__name__}")
+
+
+def one_device(arrays: Sequence[Any]) -> int:
+    """The number of the device that all arrays are on. Raises ValueError for several."""
+    devices = sorted({array.device.id for array in arrays})
+    if len(devices) > 1:
+        raise ValueError(f"arrays on devices {devices}, not on one")
+    return devices[0]
+
+
+def as_int32(name: str, array: Any) -> Any:
+    """`entropy._arrays.as_int32` on the device: no copy of what is contiguous int32."""
+    cupy = import_cupy()
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
+    if array.dtype == np.int32:
+        return cupy.ascontiguousarray(array)
+    narrow = array.astype(np.int32)
+    if not np.can_cast(array.dtype, np.int32):
+        bad = (narrow != array).reshape(-1)
+        if bool(bad.any()):
+            position = int(bad.argmax())
+            value = int(array.reshape(-1)[position])
+            raise ValueError(f"{name} holds {value} at {position}, outside int32")
+    return cupy.ascontiguousarray(narrow)

@@ -111,7 +111,8 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
     const float scale = __int_as_float(static_cast<int>(row[OWN + 8]));
     const float* const bias = row[OWN + 9] < 0 ? nullptr : program.floats + row[OWN + 9];
     const float* const masks = row[OWN + 10] < 0 ? nullptr : program.floats + row[OWN + 10];
-    const int mask_count = row[OWN + 11];
+    const i64* const mask_numbers = masks ? program.ints + row[OWN + 11] : nullptr;
+    const i64 sequences = row[TARGET_HEIGHT] * row[TARGET_WIDTH] / queries;
     const bool same_keys = row[OWN + 12];
     const i64 key_pitch = row[OWN + 1], value_pitch = row[OWN + 3];
     float* const p = reinterpret_cast<float*>(shared->warps) + warp_number() * MAX_KEYS;
@@ -124,7 +125,8 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
         const float* const k = memory + row[OWN] + first_key * key_pitch + head * dim;
         const float* const v = memory + row[OWN + 2] + first_key * value_pitch + head * dim;
         const float* const b = bias ? bias + (static_cast<i64>(head) * queries + query) * keys : nullptr;
-        const float* const m = masks ? masks + (sequence % mask_count * queries + query) * keys : nullptr;
+        const float* const m =
+            masks ? masks + (__ldg(mask_numbers + sequence % sequences) * queries + query) * keys : nullptr;
         __syncwarp();
         float most = -__int_as_float(0x7f800000);
         for (int j = lane_number(); j < keys; j += 32) {

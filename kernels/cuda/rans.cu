@@ -7,13 +7,14 @@
 
 namespace rans {
 
-// A stream's part of a launch; `coder.py` has the same. Its groups are number `base` and following of all.
+// A stream's part of a launch, `_PASS` of decoder.py. Its groups are number `base` and following of all.
 struct StreamPass {
     Pass pass;
     int lanes, groups, base;
 };
 
-// All symbols of a stream to encode. The words of its group g end before words[top + (g + 1) * room].
+// All symbols of a stream to encode, `_SOURCE` of encoder.py. The words of its group g end before
+// words[top + (g + 1) * room].
 struct StreamSource {
     Source source;
     i64 size, top, room;

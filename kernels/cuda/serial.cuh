@@ -68,7 +68,7 @@ constexpr int JOB_BYTES = (sizeof(Job) + 15) / 16 * 16;
 struct Elements {
     const Job& job;
     i64 first;             // of its positions
-    int count;
+    int count;             // at most MAX_STEP of `serial.py`
 
     __device__ Elements(const Job& job, i64 step)
         : job(job), first(job.starts[step]), count((job.starts[step + 1] - first) * job.width) {}

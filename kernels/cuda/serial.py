@@ -1,7 +1,7 @@
 """Latents on NVIDIA GPUs: the loop over a coding order's steps, without leaving the device.
 
-    y_hat = encode_latent(encoder, y, features, model, order)      # with a `coder.Encoder`
-    y_hat = decode_latent(decoder, features, model, order)         # with a `coder.Decoder`
+    y_hat = encode_latent(encoder, y, features, model, order)      # with an `encoder.Encoder`
+    y_hat = decode_latent(decoder, features, model, order)         # with a `decoder.Decoder`
 
 What `kernels.latent` does on a CPU, equal to the bit: all steps of a model of positions are one cooperative
 launch, as is each step of a `StepModel`. Arrays are CuPy's or torch CUDA tensors, read where they are.
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...entropy.errors import CorruptStream
 from ..builder import Builder
 from ..models import LATENT_LIMIT, Model, PositionModel, StepModel, own_steps, position_steps
 from ..orders import Order, Steps
 from ..program import IntArray, Op, Program, WeightStore
 from ._module import at, device_array, import_cupy
-from .coder import Decoder, Encoder
+from .decoder import Decoder, Loan
+from .encoder import Encoder
 from .network import PerDevice, finite, launch, launch_shape, like, load, shared_room
 from .table import pack, shared_bytes
 
@@ -29,6 +29,9 @@ CHUNK = 8192
 
 PIECE = 8192
 """Elements of a step that the coder has in shared memory at once, at most."""
+
+MAX_STEP = 2**31 - 1 - PIECE
+"""Elements of a step, positions x width: the kernel counts them in int, up to a piece beyond the last."""
 
 PARTS = ("index", "coder", "context", "nets")
 """Where time goes, as in `kernels.latent`."""
@@ -64,7 +67,7 @@ def decode_latent(
     features: (H, W, F) float32, finite, on the decoder's device; the latent is an array of the same kind.
     ticks: gets the time of each of PARTS added, in clock cycles of a multiprocessor. Raises TypeError and
     ValueError for arrays that don't fit, CorruptStream for latents beyond +-2^24, and what the decoder
-    raises.
+    raises. CorruptStream ends the decoder, as does a launch that fails.
     """
     array = device_array("features", features)
     with at(array.device.id):
@@ -177,12 +180,23 @@ def _make_plan(model: Model, order: Order, joined: bool) -> _Plan:
     else:
         steps = position_steps(order, joined)
         parts = (_position_part(model, order, steps),)
+    for part in parts:
+        _check_step(part)
     positions = tuple(cupy.asarray(axis) for axis in (steps.rows, steps.cols, steps.first))
     bounds = tuple((cupy.asarray(part.starts), cupy.asarray(part.context)) for part in parts)
     thresholds = cupy.asarray(model.quantization.thresholds)
     # Others than the current stream may use the arrays later.
     cupy.cuda.get_current_stream().synchronize()
     return _Plan(model, steps, parts, positions, thresholds, bounds)
+
+
+def _check_step(part: _Part) -> None:
+    positions = int(np.diff(part.starts).max(initial=0))
+    if positions * part.width > MAX_STEP:
+        raise ValueError(
+            f"a step of {positions} positions and {part.width} channels each, {MAX_STEP} elements are coded "
+            f"at once at most"
+        )
 
 
 def _position_part(model: PositionModel, order: Order, steps: Steps) -> _Part:
@@ -322,11 +336,27 @@ class _Latent:
 
     def decode(self, decoder: Decoder, ticks: dict[str, int] | None) -> None:
         """Fill y_hat. Raises as `decode_latent`."""
-        rows = self._model.quantization.rows
-        loan = decoder.lend()
+        # What can fail without the decoder must do so before it is lent.
+        for part in self.plan.parts:
+            load(part.program)
+        loan = decoder.lend(self._model.quantization.rows)
+        try:
+            fields = self._coder_fields(loan)
+        except BaseException:
+            # Nothing has been launched.
+            decoder.take_back(0)
+            raise
+        element, failed = self._walk(DECODE, fields, loan.groups, ticks)
+        if failed is not None:
+            decoder.take_back(0, *failed)
+        if element != _NEVER:
+            # The states are where the launch's last step left them.
+            decoder.refuse(f"the latent at {self._place(element)} lies beyond +-{LATENT_LIMIT}")
+        decoder.take_back(int(self._elements()[-1]))
+
+    def _coder_fields(self, loan: Loan) -> dict[str, Any]:
+        """What a job says of the coder and the launch. RuntimeError for a device that is too small."""
         table_rows, cells = loan.table.decoder_rows, loan.table.decoder_cells
-        if loan.table.rows < rows:
-            raise ValueError(f"a table of {loan.table.rows} rows, the model needs {rows}")
         blocks, threads = launch_shape(JOB_BYTES)
         coders = min(loan.groups, max(1, blocks // (PROGRAM_SHARE + 1)))
         if blocks < 2:
@@ -336,7 +366,7 @@ class _Latent:
         near = min(cells.size, (shared_room() - own) // 4)
         if near < 0:
             raise RuntimeError(f"a table of {loan.table.rows} rows needs {own} bytes of shared memory")
-        fields = {
+        return {
             "program_blocks": blocks - coders,
             "coder_blocks": coders,
             "threads": threads,
@@ -354,13 +384,6 @@ class _Latent:
             "progress": loan.progress,
             "words": loan.words,
         }
-        element, failed = self._walk(DECODE, fields, loan.groups, ticks)
-        if failed is not None:
-            decoder.take_back(0, *failed)
-        if element != _NEVER:
-            decoder.take_back(0)
-            raise CorruptStream(f"the latent at {self._place(element)} lies beyond +-{LATENT_LIMIT}")
-        decoder.take_back(int(self._elements()[-1]))
 
     def _all(self, task: int, y: Any = None) -> tuple[Any, Any, Any]:
         """(offsets, indexes, symbols) in coding order."""

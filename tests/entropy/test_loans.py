@@ -83,3 +83,15 @@ def test_a_loan_that_fails_ends_the_decoder():
     decoder.lend(1)
     with pytest.raises(CorruptStream, match="state of"):
         decoder.take_back(3, BAD_STATE)
+
+
+def test_a_loan_that_is_refused_ends_the_decoder():
+    table, symbols, indexes, _ = gaussian_workload(200)
+    decoder = entropy.Decoder(entropy.encode(symbols, indexes, table), table)
+    decoder.lend(1)
+    with pytest.raises(CorruptStream, match="no such latent"):
+        decoder.refuse("no such latent")
+    with pytest.raises(ValueError, match="the decoder is at the end of a corrupt stream"):
+        decoder.get(indexes[:1])
+    with pytest.raises(ValueError, match="not lent"):
+        decoder.refuse("again")

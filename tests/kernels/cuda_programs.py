@@ -13,8 +13,9 @@ from emulator import Emulator, build
 from guarded import Guarded
 
 from quadrans.kernels import cuda
-from quadrans.kernels.builder import Builder, Value
+from quadrans.kernels.builder import Builder
 from quadrans.kernels.cuda.table import MEETS, device_table, pack, shared_bytes
+from quadrans.kernels.placement import Value
 from quadrans.kernels.program import FloatArray, Program, WeightStore
 
 CUDA = Path(cuda.__file__).parent

@@ -12,7 +12,8 @@ from random_layers import Grower
 
 from quadrans import entropy, kernels
 from quadrans.kernels import Layer
-from quadrans.kernels.builder import Builder, Value
+from quadrans.kernels.builder import Builder
+from quadrans.kernels.placement import Value
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]

@@ -169,9 +169,8 @@ class _Machine:
         self.target(row)[...] = functions.layer_norm(x, gamma, beta, number(row[13]))
 
     def attention(self, row: list[int]) -> None:
-        queries, keys, heads, width, scale, bias, masks, count, shared = row[15:24]
+        queries, keys, heads, width, scale, bias, masks, numbers, shared = row[15:24]
         channels = heads * width
-        count = max(count, 1)
         sequences = self.n * row[3] * row[4] // queries
         q = self.source(row).reshape(sequences, queries, channels)
         k, v = (
@@ -179,10 +178,13 @@ class _Machine:
             for offset, pitch in (row[11:13], row[13:15])
         )
         one = None if bias < 0 else self.weights(bias, heads, queries, keys)
-        all_masks = None if masks < 0 else self.weights(masks, count, queries, keys)
         out = np.empty_like(q)
         for s in range(sequences):
-            mask = None if all_masks is None else all_masks[s % count]
+            mask = None
+            if masks >= 0:
+                place = numbers + s % (sequences // self.n)
+                assert 0 <= numbers <= place < len(self.ints)
+                mask = self.weights(masks + int(self.ints[place]) * queries * keys, queries, keys)
             at = 0 if shared else s
             out[s] = functions.attention(q[s], k[at], v[at], heads, number(scale), one, mask)
         self.target(row)[...] = out.reshape(self.target(row).shape)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from quadrans import entropy
 from quadrans.entropy import CdfTable, CorruptStream, reference
-from quadrans.kernels.cuda import _module, coder
+from quadrans.kernels import cuda
+from quadrans.kernels.cuda import _lanes, _module
 from quadrans.kernels.cuda.lookup import decoder_lookup
 
 LANES, GROUPS = [1, 2, 4, 8, 16, 32, 64], [1, 2, 3, 7]
@@ -25,7 +26,7 @@ LANES, GROUPS = [1, 2, 4, 8, 16, 32, 64], [1, 2, 3, 7]
 def cp(monkeypatch):
     """CuPy, on the emulator."""
     fake = fake_cupy.install(monkeypatch)
-    caches = _module._module, coder._device_table
+    caches = _module._module, _lanes._device_table
     for one in caches:
         one.cache_clear()
     yield fake
@@ -78,8 +79,8 @@ def test_the_same_bytes_and_symbols(seed, size, lanes, groups):
     cp = sys.modules["cupy"]
     table, symbols, indexes = job(seed, size)
     stream = entropy.encode(symbols, indexes, table, lanes, groups)
-    assert coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == stream
-    np.testing.assert_array_equal(coder.decode(stream, cp.asarray(indexes), table).get(), symbols)
+    assert cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == stream
+    np.testing.assert_array_equal(cuda.decode(stream, cp.asarray(indexes), table).get(), symbols)
 
 
 @pytest.mark.parametrize("lanes", [32, 64])
@@ -88,14 +89,14 @@ def test_long_rounds(cp, lanes, size):
     table, symbols, indexes = plain_job(size)
     for groups in (1, 2):
         stream = entropy.encode(symbols, indexes, table, lanes, groups)
-        assert coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == stream
-        np.testing.assert_array_equal(coder.decode(stream, cp.asarray(indexes), table).get(), symbols)
+        assert cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == stream
+        np.testing.assert_array_equal(cuda.decode(stream, cp.asarray(indexes), table).get(), symbols)
 
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_the_chosen_layout_is_the_cpus(cp, compact):
     table, symbols, indexes = plain_job(20_000)
-    stream = coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, compact=compact)
+    stream = cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, compact=compact)
     assert stream == entropy.encode(symbols, indexes, table, compact=compact)
     assert stream[1] >> 4 >= 2
 
@@ -106,14 +107,14 @@ def test_passes_are_cut_anywhere(seed, lanes, groups, data):
     cp = sys.modules["cupy"]
     table, symbols, indexes = job(seed, 400)
     cuts = st.lists(st.integers(0, 400), max_size=4).map(sorted)
-    encoder = coder.Encoder(table, lanes, groups)
+    encoder = cuda.Encoder(table, lanes, groups)
     for a, b in zip(*_bounds(data.draw(cuts)), strict=True):
         part = cp.asarray(symbols[a:b])
         encoder.put(part, cp.asarray(indexes[a:b]))
         part[...] = 7
     stream = encoder.finish()
     assert stream == entropy.encode(symbols, indexes, table, lanes, groups)
-    decoder = coder.Decoder(stream, table)
+    decoder = cuda.Decoder(stream, table)
     parts = [
         decoder.get(cp.asarray(indexes[a:b])).get() for a, b in zip(*_bounds(data.draw(cuts)), strict=True)
     ]
@@ -135,7 +136,7 @@ def test_corrupt_streams_end_alike(seed):
     stream = unusual_streams.lanes_stream(rng, symbols.tolist(), indexes.tolist(), table)
     for _ in range(3):
         expected = outcome(entropy.decode, stream, indexes, table)
-        assert outcome(coder.decode, stream, cp.asarray(indexes), table) == expected
+        assert outcome(cuda.decode, stream, cp.asarray(indexes), table) == expected
         stream = unusual_streams.mutated(rng, stream, bytes(rng.randbytes(40)))
 
 
@@ -152,7 +153,7 @@ def test_illegal_escapes_are_told_as_on_the_cpu(cp, lanes, where, wrong):
     stream = reference.write_lanes(todo, 4, lanes)
     indexes = np.zeros(1500, np.int32)
     message = told_alike(
-        lambda: coder.decode(stream, cp.asarray(indexes), table),
+        lambda: cuda.decode(stream, cp.asarray(indexes), table),
         lambda: entropy.decode(stream, indexes, table),
     )
     assert "escape" in message
@@ -165,7 +166,7 @@ def test_every_truncation_is_told_as_on_the_cpu(cp, lanes):
     for length in [*range(2, len(stream), 7), len(stream) - 1]:
         cut = stream[:length]
         told_alike(
-            lambda cut=cut: coder.decode(cut, cp.asarray(indexes), table),
+            lambda cut=cut: cuda.decode(cut, cp.asarray(indexes), table),
             lambda cut=cut: entropy.decode(cut, indexes, table),
         )
 
@@ -183,7 +184,7 @@ def test_a_tail_longer_than_the_shortest_is_refused(cp, lanes, longer):
         rounds = reference.write_group(todo, 12, lanes).rounds
         stream = reference.join_groups([unusual_streams.code_group(todo, 12, lanes, rounds - longer)], 12)
         message = told_alike(
-            lambda stream=stream, indexes=indexes, table=table: coder.decode(
+            lambda stream=stream, indexes=indexes, table=table: cuda.decode(
                 stream, cp.asarray(indexes), table
             ),
             lambda stream=stream, indexes=indexes, table=table: entropy.decode(stream, indexes, table),
@@ -200,7 +201,7 @@ def test_a_lane_that_ends_its_rounds_too_high_is_refused(cp, lane):
     stream = reference.join_groups([unusual_streams.code_group(todo, 12, 64, 5, start)], 12)
     indexes = np.zeros(len(todo), np.int32)
     message = told_alike(
-        lambda: coder.decode(stream, cp.asarray(indexes), table),
+        lambda: cuda.decode(stream, cp.asarray(indexes), table),
         lambda: entropy.decode(stream, indexes, table),
     )
     assert "2**17" in message
@@ -213,13 +214,13 @@ def test_room_for_escapes_that_cost_most(cp, lanes):
     indexes = np.zeros(300, np.int32)
     for groups in (1, 2):
         expected = entropy.encode(symbols, indexes, table, lanes, groups)
-        assert coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == expected
+        assert cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, lanes, groups) == expected
 
 
 def test_a_bad_index_changes_nothing(cp):
     table, symbols, indexes = plain_job(5000)
     stream = entropy.encode(symbols, indexes, table, 32, 3)
-    decoder = coder.Decoder(stream, table)
+    decoder = cuda.Decoder(stream, table)
     np.testing.assert_array_equal(decoder.get(cp.asarray(indexes[:333])).get(), symbols[:333])
     for place, value in ((0, -1), (300, 3), (4666, 1 << 30)):
         wrong = indexes[333:].copy()
@@ -231,7 +232,28 @@ def test_a_bad_index_changes_nothing(cp):
     wrong = indexes.copy()
     wrong[[17, 650]] = 3, -5
     with pytest.raises(ValueError, match=r"index 3 at 17, the table has rows 0\.\.2"):
-        coder.encode(cp.asarray(symbols), cp.asarray(wrong), table)
+        cuda.encode(cp.asarray(symbols), cp.asarray(wrong), table)
+
+
+def test_lent_decoders_are_not_used(cp):
+    table, symbols, indexes = plain_job(300)
+    decoder = cuda.Decoder(entropy.encode(symbols, indexes, table, 8, 2), table)
+    on_device = cp.asarray(indexes)
+    with pytest.raises(ValueError, match="a table of 3 rows, where indexes need 4"):
+        decoder.lend(4)
+    np.testing.assert_array_equal(decoder.get(on_device[:100]).get(), symbols[:100])
+    assert decoder.lend(3).first == 100
+    for use in (lambda: decoder.get(on_device), lambda: decoder.lend(1), decoder.close):
+        with pytest.raises(ValueError, match="the decoder is lent"):
+            use()
+    decoder.take_back(0)
+    for use in (lambda: decoder.take_back(0), lambda: decoder.refuse("")):
+        with pytest.raises(ValueError, match="the decoder is not lent"):
+            use()
+    np.testing.assert_array_equal(decoder.get(on_device[100:]).get(), symbols[100:])
+    decoder.close()
+    with pytest.raises(ValueError, match="the decoder is closed"):
+        decoder.lend(1)
 
 
 def test_what_is_left_over_is_told_as_on_the_cpu(cp):
@@ -239,7 +261,7 @@ def test_what_is_left_over_is_told_as_on_the_cpu(cp):
     for lanes, groups in ((1, 1), (1, 3), (32, 1), (64, 2)):
         stream = entropy.encode(symbols, indexes, table, lanes, groups)
         for size in (0, 10, 500, 899):
-            decoder, expected = coder.Decoder(stream, table), entropy.Decoder(stream, table)
+            decoder, expected = cuda.Decoder(stream, table), entropy.Decoder(stream, table)
             decoder.get(cp.asarray(indexes[:size]))
             expected.get(indexes[:size])
             told_alike(decoder.close, expected.close)
@@ -252,22 +274,22 @@ def test_batches_of_any_layouts(cp):
     arrays = [(np.array(a, np.int32), np.array(b, np.int32)) for a, b in pairs]
     layouts = [(32, 2), (1, 1), (64, 7), (64, 1), (8, 5), (4, 1)]
     streams = [entropy.encode(*pair, table, *layout) for pair, layout in zip(arrays, layouts, strict=True)]
-    decoded = coder.decode_batch(streams, [cp.asarray(b) for _, b in arrays], table)
+    decoded = cuda.decode_batch(streams, [cp.asarray(b) for _, b in arrays], table)
     for found, (symbols, _) in zip(decoded, arrays, strict=True):
         np.testing.assert_array_equal(found.get(), symbols)
     on_device = [(cp.asarray(a), cp.asarray(b)) for a, b in arrays]
     for lanes, groups in ((16, 3), (None, None)):
         expected = [entropy.encode(*pair, table, lanes, groups) for pair in arrays]
-        assert coder.encode_batch(on_device, table, lanes, groups) == expected
+        assert cuda.encode_batch(on_device, table, lanes, groups) == expected
     for wrong in (streams[3][:-2], streams[3] + b"\0\0"):
         together = [*streams[:3], wrong, *streams[4:]]
         told_alike(
-            lambda together=together: coder.decode_batch(together, [b for _, b in on_device], table),
+            lambda together=together: cuda.decode_batch(together, [b for _, b in on_device], table),
             lambda wrong=wrong: entropy.decode(wrong, arrays[3][1], table),
         )
-    assert coder.encode_batch([], table) == coder.decode_batch([], [], table) == []
+    assert cuda.encode_batch([], table) == cuda.decode_batch([], [], table) == []
     with pytest.raises(ValueError, match="5 streams and 6"):
-        coder.decode_batch(streams[:5], [b for _, b in on_device], table)
+        cuda.decode_batch(streams[:5], [b for _, b in on_device], table)
 
 
 def test_a_table_in_shared_memory(cp, monkeypatch):
@@ -280,10 +302,10 @@ def test_a_table_in_shared_memory(cp, monkeypatch):
         "__call__",
         lambda self, *args, shared_mem=0: shared.append(shared_mem) or launch(self, *args, shared_mem),
     )
-    np.testing.assert_array_equal(coder.decode(stream, cp.asarray(indexes), table).get(), symbols)
+    np.testing.assert_array_equal(cuda.decode(stream, cp.asarray(indexes), table).get(), symbols)
     assert max(shared) == sum(array.nbytes for array in decoder_lookup(table))
     shared.clear()
-    decoder = coder.Decoder(stream, table)
+    decoder = cuda.Decoder(stream, table)
     decoder.get(cp.asarray(indexes[:20]))
     assert shared == [0]
 
@@ -293,13 +315,13 @@ def test_shapes_and_integers_of_any_kind(cp):
     stream = entropy.encode(symbols, indexes, table, 8, 2)
     for dtype in (np.int64, np.uint8, np.int16):
         shaped = cp.asarray(indexes.astype(dtype).reshape(20, 1, 30))
-        found = coder.decode(stream, shaped, table)
+        found = cuda.decode(stream, shaped, table)
         assert found.shape == (20, 1, 30)
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found.get().reshape(-1), symbols)
-        assert coder.encode(cp.asarray(symbols.reshape(20, 1, 30)), shaped, table, 8, 2) == stream
+        assert cuda.encode(cp.asarray(symbols.reshape(20, 1, 30)), shaped, table, 8, 2) == stream
     by_columns = cp.asarray(np.array(indexes.reshape(20, 30), order="F").T)
-    assert coder.encode(cp.asarray(symbols.reshape(20, 30).T), by_columns, table, 8, 2) == entropy.encode(
+    assert cuda.encode(cp.asarray(symbols.reshape(20, 30).T), by_columns, table, 8, 2) == entropy.encode(
         symbols.reshape(20, 30).T, indexes.reshape(20, 30).T, table, 8, 2
     )
 
@@ -326,44 +348,44 @@ def test_other_frameworks_arrays_on_torchs_stream(monkeypatch, version):
     table, symbols, indexes = plain_job(200)
     stream = entropy.encode(symbols, indexes, table)
     current = SimpleNamespace(cuda_stream=4711)
-    cuda = SimpleNamespace(is_initialized=lambda: True, current_stream=lambda device: current)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    own = SimpleNamespace(is_initialized=lambda: True, current_stream=lambda device: current)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=own))
     cp.streams.clear()
     foreign = Foreign(cp.asarray(symbols)), Foreign(cp.asarray(indexes))
-    assert coder.encode(*foreign, table) == stream
+    assert cuda.encode(*foreign, table) == stream
     assert cp.streams == [4711] * len(cp.streams) != []
-    np.testing.assert_array_equal(coder.decode(stream, foreign[1], table).get(), symbols)
+    np.testing.assert_array_equal(cuda.decode(stream, foreign[1], table).get(), symbols)
 
 
 def test_wrong_arguments(cp):
     table, symbols, indexes = plain_job(10)
     a, b = cp.asarray(symbols), cp.asarray(indexes)
     with pytest.raises(TypeError, match="symbols must be an array on a CUDA device, not ndarray"):
-        coder.encode(symbols, b, table)
+        cuda.encode(symbols, b, table)
     with pytest.raises(TypeError, match="indexes must be integers, not float32"):
-        coder.encode(a, b.astype(np.float32), table)
+        cuda.encode(a, b.astype(np.float32), table)
     with pytest.raises(ValueError, match=r"symbols have shape \(10,\), indexes \(5,\)"):
-        coder.encode(a, b[:5], table)
+        cuda.encode(a, b[:5], table)
     with pytest.raises(ValueError, match="symbols holds 2147483648 at 3, outside int32"):
-        coder.encode(cp.asarray(np.array([0, 0, 0, 1 << 31])), b[:4], table)
+        cuda.encode(cp.asarray(np.array([0, 0, 0, 1 << 31])), b[:4], table)
     with pytest.raises(ValueError, match="lanes 3"):
-        coder.encode(a, b, table, 3)
-    encoder = coder.Encoder(table)
+        cuda.encode(a, b, table, 3)
+    encoder = cuda.Encoder(table)
     assert encoder.finish() == entropy.encode([], [], table)
     with pytest.raises(ValueError, match="finished"):
         encoder.put(a, b)
-    decoder = coder.Decoder(entropy.encode([], [], table), table)
+    decoder = cuda.Decoder(entropy.encode([], [], table), table)
     decoder.close()
     with pytest.raises(ValueError, match="closed"):
         decoder.get(b)
     with pytest.raises(entropy.TableMismatch):
-        coder.Decoder(entropy.encode([], [], table), entropy.gaussian_table())
+        cuda.Decoder(entropy.encode([], [], table), entropy.gaussian_table())
 
 
 def test_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match=r"quadrans\[cuda\]"):
-        coder.encode(0, 0, entropy.gaussian_table())
+        cuda.encode(0, 0, entropy.gaussian_table())
 
 
 @given(st.integers(0, 1 << 30))

@@ -12,8 +12,8 @@ import unusual_streams
 from quadrans import entropy
 from quadrans.entropy import CorruptStream
 from quadrans.kernels import _quantize as compiled
-from quadrans.kernels.cuda import coder
-from quadrans.kernels.cuda.quantize import RESIDUAL, dequantize, quantize, to_indexes
+from quadrans.kernels import cuda
+from quadrans.kernels.cuda.quantization import RESIDUAL, dequantize, quantize, to_indexes
 
 pytestmark = pytest.mark.gpu
 
@@ -47,18 +47,18 @@ def latent(size: int, seed: int = 0):
 def test_either_side_decodes_the_other(cp, layout, size):
     for seed in range(3):
         table, symbols, indexes = job(seed, size)
-        stream = coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, *layout)
+        stream = cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, *layout)
         assert stream == entropy.encode(symbols, indexes, table, *layout)
         np.testing.assert_array_equal(entropy.decode(stream, indexes, table), symbols)
-        np.testing.assert_array_equal(cp.asnumpy(coder.decode(stream, cp.asarray(indexes), table)), symbols)
+        np.testing.assert_array_equal(cp.asnumpy(cuda.decode(stream, cp.asarray(indexes), table)), symbols)
 
 
 @pytest.mark.parametrize("layout", [(32, 16), (64, 8), (None, None)])
 def test_a_latent(cp, layout):
     table, symbols, indexes = latent(245_760)
-    stream = coder.encode(cp.asarray(symbols), cp.asarray(indexes), table, *layout)
+    stream = cuda.encode(cp.asarray(symbols), cp.asarray(indexes), table, *layout)
     assert stream == entropy.encode(symbols, indexes, table, *layout)
-    decoder = coder.Decoder(stream, table)
+    decoder = cuda.Decoder(stream, table)
     cuts = [0, 1, 1000, 1000, 100_003, 245_760]
     parts = [decoder.get(cp.asarray(indexes[a:b])) for a, b in pairwise(cuts)]
     decoder.close()
@@ -69,11 +69,11 @@ def test_a_batch(cp):
     jobs = [latent(30_000 + 7 * seed, seed) for seed in range(64)]
     table = jobs[0][0]
     pairs = [(cp.asarray(symbols), cp.asarray(indexes)) for _, symbols, indexes in jobs]
-    streams = coder.encode_batch(pairs, table, 32, 4)
+    streams = cuda.encode_batch(pairs, table, 32, 4)
     for (_, symbols, indexes), stream in zip(jobs, streams, strict=True):
         assert stream == entropy.encode(symbols, indexes, table, 32, 4)
     for decoded, (_, symbols, _) in zip(
-        coder.decode_batch(streams, [b for _, b in pairs], table), jobs, strict=True
+        cuda.decode_batch(streams, [b for _, b in pairs], table), jobs, strict=True
     ):
         np.testing.assert_array_equal(cp.asnumpy(decoded), symbols)
 
@@ -88,16 +88,16 @@ def test_corrupt_streams(cp):
             expected = entropy.decode(stream, indexes, table)
         except ValueError as error:
             with pytest.raises(type(error)):
-                coder.decode(stream, cp.asarray(indexes), table)
+                cuda.decode(stream, cp.asarray(indexes), table)
         else:
-            found = coder.decode(stream, cp.asarray(indexes), table)
+            found = cuda.decode(stream, cp.asarray(indexes), table)
             np.testing.assert_array_equal(cp.asnumpy(found), expected)
 
 
 def test_bad_indexes(cp):
     table, symbols, indexes = latent(5000)
     stream = entropy.encode(symbols, indexes, table, 32, 2)
-    decoder = coder.Decoder(stream, table)
+    decoder = cuda.Decoder(stream, table)
     wrong = indexes.copy()
     wrong[1234] = 64
     with pytest.raises(ValueError, match="index 64 at 1234"):
@@ -105,7 +105,7 @@ def test_bad_indexes(cp):
     np.testing.assert_array_equal(cp.asnumpy(decoder.get(cp.asarray(indexes))), symbols)
     decoder.close()
     with pytest.raises(CorruptStream):
-        coder.decode(stream[:-2], cp.asarray(indexes), table)
+        cuda.decode(stream[:-2], cp.asarray(indexes), table)
 
 
 def test_torch_tensors_on_torchs_stream(cp):
@@ -116,11 +116,11 @@ def test_torch_tensors_on_torchs_stream(cp):
     with torch.cuda.stream(torch.cuda.Stream()):
         a, b = torch.from_numpy(symbols).cuda(), torch.from_numpy(indexes).cuda()
         # What is queued on the stream before must be seen.
-        assert coder.encode(a + 0, b * 1, table, 32, 4) == expected
-        found = coder.decode(expected, b, table)
+        assert cuda.encode(a + 0, b * 1, table, 32, 4) == expected
+        found = cuda.decode(expected, b, table)
         assert torch.equal(torch.from_dlpack(found), a)
     with pytest.raises(TypeError, match="CUDA device"):
-        coder.encode(torch.from_numpy(symbols), b, table)
+        cuda.encode(torch.from_numpy(symbols), b, table)
 
 
 @pytest.mark.parametrize("bits", [RESIDUAL, 4])

@@ -16,7 +16,8 @@ from random_layers import Grower
 
 from quadrans import entropy, kernels
 from quadrans.entropy import CorruptStream
-from quadrans.kernels.cuda import coder, network, serial
+from quadrans.kernels import cuda
+from quadrans.kernels.cuda import network, serial
 
 pytestmark = pytest.mark.gpu
 
@@ -66,12 +67,12 @@ def check(cp, assert_same_bits, y, features, model, order, layout) -> None:
     expected_encoder = entropy.Encoder(rows, *layout)
     expected = kernels.encode_latent(expected_encoder, y, features, model, order, threads=8)
     stream = expected_encoder.finish()
-    encoder = coder.Encoder(rows, *layout)
+    encoder = cuda.Encoder(rows, *layout)
     arrays = cp.asarray(y), cp.asarray(features)
     assert_same_bits(cp.asnumpy(serial.encode_latent(encoder, *arrays, model, order)), expected)
     assert encoder.finish() == stream
     for _ in range(3):
-        decoder = coder.Decoder(stream, rows)
+        decoder = cuda.Decoder(stream, rows)
         found = serial.decode_latent(decoder, arrays[1], model, order)
         decoder.close()
         assert_same_bits(cp.asnumpy(found), expected)
@@ -122,7 +123,7 @@ def test_corrupt_streams(cp, rng):
         outcomes = []
         for kind, decode, array in (
             (entropy.Decoder, kernels.decode_latent, features),
-            (coder.Decoder, serial.decode_latent, cp.asarray(features)),
+            (cuda.Decoder, serial.decode_latent, cp.asarray(features)),
         ):
             try:
                 decoder = kind(bytes(stream), table(4))
@@ -149,7 +150,7 @@ def test_torch_tensors_on_torchs_stream(cp, rng, assert_same_bits):
         for _ in range(50):
             queued = queued + torch.from_numpy(features).cuda() / 64
         given = torch.from_numpy(features).cuda() + 0 * queued
-        decoder = coder.Decoder(stream, table(4))
+        decoder = cuda.Decoder(stream, table(4))
         found = serial.decode_latent(decoder, given, model, order)
         assert isinstance(found, torch.Tensor)
         assert_same_bits((found + 0).cpu().numpy(), expected)
@@ -164,7 +165,7 @@ def test_time_is_split(cp, rng):
     encoder = entropy.Encoder(table(4))
     kernels.encode_latent(encoder, y, features, model, order)
     ticks: dict[str, int] = {}
-    decoder = coder.Decoder(encoder.finish(), table(4))
+    decoder = cuda.Decoder(encoder.finish(), table(4))
     serial.decode_latent(decoder, cp.asarray(features), model, order, ticks=ticks)
     assert set(ticks) == set(serial.PARTS)
     assert min(ticks.values()) > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,36 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "folder"))
     assert _module._compiled("quantize.cu", 90).parent == Path(_module._folder())
+
+
+@pytest.mark.parametrize("step", ["write", "replace"])
+def test_what_cannot_be_written_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
+) -> None:
+    """A full disk, as writing sees it, or moving the file to its place."""
+
+    class Full:
+        def __init__(self, descriptor: int, mode: str) -> None:
+            self._descriptor = descriptor
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            os.close(self._descriptor)
+
+        def write(self, code: bytes) -> int:
+            os.write(self._descriptor, code[:7])
+            raise OSError(errno.ENOSPC, "no space left")
+
+    def replace(source: str, target: Path) -> None:
+        assert Path(source).read_bytes() == b"some code"
+        raise OSError(errno.EXDEV, "not moved")
+
+    if step == "write":
+        monkeypatch.setattr(_module, "open", Full, raising=False)
+    else:
+        monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match=r"no space|not moved"):
+        _module._write(tmp_path / "folder" / "x.cubin", b"some code")
+    assert list((tmp_path / "folder").iterdir()) == []

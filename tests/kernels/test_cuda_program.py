@@ -9,7 +9,7 @@ from emulator import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quadrans.kernels.builder import Builder, Value
+from quadrans.kernels.builder import Builder
 from quadrans.kernels.cuda.serial import JOB_BYTES
 from quadrans.kernels.cuda.table import (
     MAX_KEYS,
@@ -21,6 +21,7 @@ from quadrans.kernels.cuda.table import (
     device_table,
     pack,
 )
+from quadrans.kernels.placement import Value
 from quadrans.kernels.program import Column, ConvWeights, Function, Op, WeightStore
 
 FUNCTIONS = [*Function]
@@ -137,7 +138,7 @@ def everything(rng) -> dict[str, object]:
 
     def windows(b: Builder, heads: int, extras: bool) -> Value:
         q, k, v = (b.input(name, 8, 8, 74).part(3, 3 + 70) for name in "qkv")
-        some = (bias, masks) if extras else (None, None)
+        some = (bias, (masks, np.array([2, 0, 1, 1]))) if extras else (None, None)
         return b.attention(q, k, v, heads, 0.3, (16, 16), *some)
 
     def tokens(b: Builder) -> Value:

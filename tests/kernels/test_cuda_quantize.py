@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from quadrans.kernels import _quantize as compiled
+from quadrans.kernels import cuda
 from quadrans.kernels.cuda import _module
-from quadrans.kernels.cuda.quantize import RESIDUAL, dequantize, quantize, to_indexes
+from quadrans.kernels.cuda.quantization import RESIDUAL, dequantize, quantize, to_indexes
 
 THRESHOLDS = np.geomspace(0.11, 256, 64)[:-1].astype(np.float32)
 
@@ -142,3 +143,9 @@ def test_wrong_arguments(cp):
         to_indexes(cp.zeros((6, 3), np.float32), thresholds, 4)
     empty = to_indexes(cp.zeros((0, 4), np.float32), thresholds, 4)
     assert empty[0].shape == empty[1].shape == (0, 2)
+
+
+def test_names_of_the_package(cp):
+    assert (cuda.quantize, cuda.to_indexes, cuda.dequantize) == (quantize, to_indexes, dequantize)
+    assert cuda.import_cupy() is cp
+    assert {"quantize", "to_indexes", "dequantize", "import_cupy"} <= set(dir(cuda))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import fake_cupy
 import latent_cases as cases
 import numpy as np
@@ -13,14 +10,15 @@ from latent_cases import CAUSAL, context_model, latent, lee_model, orders, step_
 
 from quadrans import entropy, kernels
 from quadrans.entropy import CorruptStream
-from quadrans.kernels.cuda import _module, coder, network, serial
+from quadrans.kernels import cuda
+from quadrans.kernels.cuda import _lanes, _module, network, serial
 
 
 @pytest.fixture(autouse=True)
 def cp(monkeypatch):
     """CuPy, on the emulator."""
     fake = fake_cupy.install(monkeypatch)
-    caches = _module._module, coder._device_table, network._shape
+    caches = _module._module, _lanes._device_table, network._shape
     for one in caches:
         one.cache_clear()
     yield fake
@@ -36,7 +34,7 @@ def on_cpu(y, features, model, order, layout=(8, 1)):
 
 
 def decoded(cp, stream, features, model, order, **options):
-    decoder = coder.Decoder(stream, table(model.quantization.fraction_bits))
+    decoder = cuda.Decoder(stream, table(model.quantization.fraction_bits))
     y_hat = serial.decode_latent(decoder, cp.asarray(features), model, order, **options)
     assert isinstance(y_hat, cp.ndarray)
     decoder.close()
@@ -47,7 +45,7 @@ def check(cp, assert_same_bits, y, features, model, order, layout=(8, 1)):
     """Either side's streams are the other's, and latents equal to the bit."""
     stream, expected = on_cpu(y, features, model, order, layout)
     assert_same_bits(decoded(cp, stream, features, model, order), expected)
-    encoder = coder.Encoder(table(model.quantization.fraction_bits), *layout)
+    encoder = cuda.Encoder(table(model.quantization.fraction_bits), *layout)
     y_hat = serial.encode_latent(encoder, cp.asarray(y), cp.asarray(features), model, order)
     assert encoder.finish() == stream
     assert_same_bits(y_hat.get(), expected)
@@ -126,7 +124,8 @@ def test_groups_are_shared_among_the_coders_blocks(cp, layout, monkeypatch, rng,
 def test_a_device_too_small(cp, monkeypatch, rng):
     order, model = kernels.wavefront(4, 5, CAUSAL), context_model(rng, 4)
     y, features = latent(rng, 4, 4, 5)
-    stream, _ = on_cpu(y, features, model, order)
+    stream, expected = on_cpu(y, features, model, order)
+    decoder = cuda.Decoder(stream, table(4))
     for name, value, message in (
         ("PROCESSORS", 1, "one multiprocessor"),
         ("_MOST_SHARED", 16000, "16000 bytes of shared memory"),
@@ -135,7 +134,10 @@ def test_a_device_too_small(cp, monkeypatch, rng):
             patch.setattr(fake_cupy, name, value)
             network._shape.cache_clear()
             with pytest.raises(RuntimeError, match=message):
-                decoded(cp, stream, features, model, order)
+                serial.decode_latent(decoder, cp.asarray(features), model, order)
+    network._shape.cache_clear()
+    y_hat = serial.decode_latent(decoder, cp.asarray(features), model, order)
+    np.testing.assert_array_equal(y_hat.get(), expected)
 
 
 def test_parameters_of_a_whole_latent(cp, model, bits, rng, assert_same_bits):
@@ -152,7 +154,7 @@ def test_a_latent_goes_on_where_another_ended(cp, rng, assert_same_bits):
     model, order = context_model(rng, 4), kernels.wavefront(3, 5, CAUSAL)
     encoder, both = entropy.Encoder(table(4), 16, 2), [latent(rng, 4, 3, 5) for _ in range(2)]
     expected = [kernels.encode_latent(encoder, y, features, model, order) for y, features in both]
-    decoder = coder.Decoder(encoder.finish(), table(4))
+    decoder = cuda.Decoder(encoder.finish(), table(4))
     for (_, features), y_hat in zip(both, expected, strict=True):
         assert_same_bits(serial.decode_latent(decoder, cp.asarray(features), model, order).get(), y_hat)
     decoder.close()
@@ -204,7 +206,7 @@ def test_a_failure_ends_the_launch(cp, rng):
     times = []
     for some in (stream, stream[:-6]):
         ticks: dict[str, int] = {}
-        decoder = coder.Decoder(some, table(4))
+        decoder = cuda.Decoder(some, table(4))
         if some == stream:
             serial.decode_latent(decoder, cp.asarray(features), model, order, ticks=ticks)
         else:
@@ -217,7 +219,7 @@ def test_a_failure_ends_the_launch(cp, rng):
 
 @pytest.mark.parametrize("symbol", [2**24 + 2**21, -(2**31), 2**31 - 1])
 def test_latents_beyond_the_limit(cp, symbol, bits, rng):
-    """The second position's symbol: the error says where, and the decoder has ended its loan."""
+    """The second position's symbol: the error says where, and ends the decoder."""
     model, order = context_model(rng, bits), kernels.raster(1, 3, CAUSAL)
     y, features = latent(rng, bits, 1, 3)
     replay = cases.Replay()
@@ -225,9 +227,54 @@ def test_latents_beyond_the_limit(cp, symbol, bits, rng):
     encoder = entropy.Encoder(table(bits), 2, 1)
     replay.symbols[4] = symbol
     encoder.put(replay.symbols, replay.indexes)
-    decoder = coder.Decoder(encoder.finish(), table(bits))
+    decoder = cuda.Decoder(encoder.finish(), table(bits))
     with pytest.raises(CorruptStream, match=r"the latent at \(0, 1, 1\) lies beyond \+-16777216"):
         serial.decode_latent(decoder, cp.asarray(features), model, order)
+    for use in (decoder.close, lambda: decoder.lend(1), lambda: decoder.get(cp.zeros(1, np.int32))):
+        with pytest.raises(ValueError, match="the decoder is at the end of a corrupt stream"):
+            use()
+
+
+def test_a_launch_that_fails_ends_the_decoder(cp, monkeypatch, rng):
+    """Nobody knows how far its states have come."""
+    model, order = context_model(rng, 4), kernels.raster(2, 3, CAUSAL)
+    y, features = latent(rng, 4, 2, 3)
+    decoder = cuda.Decoder(on_cpu(y, features, model, order)[0], table(4))
+
+    def launch(*arguments):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(serial, "launch", launch)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        serial.decode_latent(decoder, cp.asarray(features), model, order)
+    for use in (decoder.close, lambda: decoder.lend(1), lambda: decoder.get(cp.zeros(1, np.int32))):
+        with pytest.raises(ValueError, match="the decoder is lent"):
+            use()
+
+
+@pytest.mark.parametrize("steps", ["positions", "planes"])
+def test_steps_of_more_elements_than_the_kernel_counts(cp, steps, monkeypatch, rng):
+    """Refused before anything is launched, and the decoder is as before."""
+    order = kernels.wavefront(3, 5, CAUSAL) if steps == "positions" else kernels.slices(3, 5, (5, 3))
+    model = context_model(rng, 4) if steps == "positions" else step_model(rng, 4, order, 8)
+    y, features = latent(rng, 4, 3, 5, model.channels, model.features)
+    stream, expected = on_cpu(y, features, model, order)
+    decoder = cuda.Decoder(stream, table(4))
+    most, width = (2, 3) if steps == "positions" else (15, 5)
+    monkeypatch.setattr(serial, "launch", None)
+    monkeypatch.setattr(serial, "MAX_STEP", most * width - 1)
+    with pytest.raises(ValueError, match=f"a step of {most} positions and {width} channels each, "):
+        serial.decode_latent(decoder, cp.asarray(features), model, order)
+    monkeypatch.undo()
+    fake_cupy.install(monkeypatch)
+    monkeypatch.setattr(serial, "MAX_STEP", most * width)
+    y_hat = serial.decode_latent(decoder, cp.asarray(features), model, order)
+    np.testing.assert_array_equal(y_hat.get(), expected)
+    decoder.close()
+
+
+def test_the_kernel_counts_up_to_a_piece_beyond_a_step():
+    assert serial.MAX_STEP + serial.PIECE <= 2**31 - 1
 
 
 def test_time_is_split(cp, rng):
@@ -252,7 +299,7 @@ def test_refused(cp, rng):
     model, order = context_model(rng, 4), kernels.wavefront(3, 4, CAUSAL)
     y, features = latent(rng, 4, 3, 4)
     stream, _ = on_cpu(y, features, model, order)
-    encoder, decoder = coder.Encoder(table(4)), coder.Decoder(stream, table(4))
+    encoder, decoder = cuda.Encoder(table(4)), cuda.Decoder(stream, table(4))
 
     def decode(features, model=model, order=order, decoder=decoder):
         serial.decode_latent(decoder, cp.asarray(features), model, order)
@@ -268,8 +315,8 @@ def test_refused(cp, rng):
          lambda: decode(features[:, :, :5])),
         (TypeError, "features must be float32, not float64", lambda: decode(features.astype(np.float64))),
         (ValueError, r"features of shape .* has 1 values that are not finite", lambda: decode(nan)),
-        (ValueError, "a table of 64 rows, the model needs 1024",
-         lambda: decode(features, decoder=coder.Decoder(entropy.encode([0], [0], table(None)), table(None)))),
+        (ValueError, "a table of 64 rows, where indexes need 1024",
+         lambda: decode(features, decoder=cuda.Decoder(entropy.encode([0], [0], table(None)), table(None)))),
         (ValueError, r"a \(3, 3\) mask doesn't fit", lambda: decode(features, order=other_taps)),
         (ValueError, "needs a StepModel", lambda: decode(features, order=kernels.slices(3, 4, (1, 2)))),
         (TypeError, "features must be an array on a CUDA device",
@@ -302,15 +349,7 @@ def test_integers_of_other_types(cp, rng, assert_same_bits):
     y[0, 0, 0] = -0.0
     stream, expected = on_cpu(y, features, model, order)
     for dtype in (np.int16, np.float64):
-        encoder = coder.Encoder(table(4), 8, 1)
+        encoder = cuda.Encoder(table(4), 8, 1)
         y_hat = serial.encode_latent(encoder, cp.asarray(y.astype(dtype)), cp.asarray(features), model, order)
         assert encoder.finish() == stream
         assert_same_bits(y_hat.get(), expected)
-
-
-def test_the_jobs_fields_are_the_kernels():
-    text = (Path(serial.__file__).parent / "serial.cuh").read_text(encoding="utf-8")
-    body = re.search(r"struct Job \{(.*?)\n\};", text, re.DOTALL)[1]
-    parts = re.split("[;,]", re.sub(r"//.*", "", body))
-    names = [re.sub(r".*[ *]", "", part.strip()) for part in parts if part.strip()]
-    assert names == [*serial.JOB, "counters", "failure", "results", "ticks"]

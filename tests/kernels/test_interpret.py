@@ -241,22 +241,33 @@ def test_layer_norm(machine, channels):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("added", [(), ("bias",), ("masks",), ("bias", "masks")])
 def test_attention(machine, shared, added):
-    """Sequences within and across images, the keys in the same value as the queries or in a plane."""
-    rng = np.random.default_rng(added)
+    """Sequences of images, the keys in the same value as the queries or in a plane, members sharing them."""
+    rng = np.random.default_rng(len(added))
     queries, keys, heads, head_dim = 6, 7 if shared else 6, 2, 9
-    bias, masks = numbers(rng, heads, queries, keys), numbers(rng, 2, queries, keys, special=0.1)
+    bias, masks = numbers(rng, heads, queries, keys), numbers(rng, 3, queries, keys, special=0.1)
+    all_added = {"bias": bias, "masks": (masks, np.array([2, 0]))}
     channels = heads * head_dim
 
     def build(b: Builder) -> None:
         x = b.input("x", 3, 4, 3 * channels)
         y = b.plane("tokens", 1, keys, 2 * channels) if shared else x.part(channels, 3 * channels)
         q, k, v = x.part(0, channels), y.part(0, channels), y.part(channels, 2 * channels)
-        more = (bias, masks) if added else ()
-        b.output("y", b.attention(q, k, v, heads, 0.3, (queries, keys), *more))
+        more = {name: all_added[name] for name in added}
+        b.output("y", b.attention(q, k, v, heads, 0.3, (queries, keys), **more))
 
-    check(build, 3, threads=(1, 2, 4), special=0.003)
+    check(build, 3, threads=(1, 2, 5), special=0.003)
+
+
+def test_attention_of_few_sequences(machine):
+    """Members share the queries of a sequence, also where they are more than those."""
+
+    def build(b: Builder) -> None:
+        x, y = b.input("x", 1, 5, 6), b.plane("tokens", 1, 70, 12)
+        b.output("y", b.attention(x, y.part(0, 6), y.part(6, 12), 2, 0.3, (5, 70)))
+
+    check(build, 1, threads=(1, 2, 3, 7))
 
 
 def test_moves(machine):

@@ -226,18 +226,52 @@ def test_copies(normal: Normal, assert_same_bits: Same) -> None:
 
 
 def test_programs_are_few(normal: Normal, assert_same_bits: Same) -> None:
-    """One for each shape, and not more than a bound, nor more weights."""
+    """One for each shape, and not more than a bound: the oldest goes. All have the same weights."""
     qkv, proj = layers.Linear(normal(6, 2)), layers.Linear(normal(2, 2))
     layer = blocks.WindowAttention(qkv, proj, 1, 2, 1)
     net = network.Network(layer)
+    net(np.ones((2, 2, 2), np.float32))
+    store, held = net._store, len(net._store.floats)
     sizes = [(2 * h, 2 * w, 2) for h in range(1, 9) for w in range(1, 9)]
     first = [net(np.ones(size, np.float32)) for size in sizes]
-    assert len(net._programs) <= network.MAX_PROGRAMS
-    assert net.program((("x", (1, *sizes[-1])),)) is net.program((("x", (1, *sizes[-1])),))
-    held = len(net._store.floats)
-    for size, expected in zip(sizes, first, strict=True):
+    latest = [(("x", (1, *size)),) for size in sizes[-network.MAX_PROGRAMS :]]
+    assert list(net._programs) == latest
+    kept = [net.program(shapes) for shapes in latest]
+    for size, expected in zip(sizes[:1] + sizes[-2:], first[:1] + first[-2:], strict=True):
         assert_same_bits(net(np.ones(size, np.float32)), expected)
-    assert len(net._store.floats) <= held
+    assert [net.program(shapes) for shapes in latest[1:]] == kept[1:]
+    assert net._store is store
+    assert len(store.floats) == held
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 8), (12, 4), (8, 12)])
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_masks_of_windows(size: tuple[int, int], shift: int, normal: Normal, assert_same_bits: Same) -> None:
+    """A single row or column of windows holds that border in each of them."""
+    qkv, proj = layers.Linear(normal(12, 4)), layers.Linear(normal(4, 4))
+    layer = blocks.WindowAttention(qkv, proj, 2, 4, shift, normal(2, 16, 16))
+    compare(layer, normal(2, *size, 4), assert_same_bits)
+    assert blocks._masks(4, shift) is blocks._masks(4, shift)
+
+
+def test_masks_refused(normal: Normal) -> None:
+    masks, good = normal(3, 4, 4), np.array([0, 2])
+
+    def attend(masks: FloatArray, numbers: NDArray[np.int64]) -> None:
+        builder = Builder(WeightStore(cpu.pack), 2)
+        x = builder.input("x", 2, 4, 6)
+        builder.attention(x, x, x, 2, 1.0, (4, 4), None, (masks, numbers))
+
+    attend(masks, good)
+    for numbers, message in (
+        (good[:1], r"\(3, 4, 4\) and \(1,\) numbers of them for 2 sequences"),
+        (good + 1, r"masks 1\.\.3 of 3"),
+        (good - 1, r"masks -1\.\.1 of 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attend(masks, numbers)
+    with pytest.raises(ValueError, match=r"masks of shape \(3, 4, 3\)"):
+        attend(masks[:, :, :3], good)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
@@ -297,6 +331,8 @@ def test_refusals(normal: Normal) -> None:
         ("epsilon", lambda: layers.LayerNorm(bias, bias, -1e-5)),
         ("epsilon", lambda: layers.LayerNorm(bias, bias, 1e39)),
         ("factor", lambda: layers.PixelShuffle(0)),
+        (r"factor must be an integer >= 1, not \(2, 2\)", lambda: layers.PixelShuffle((2, 2))),  # type: ignore[arg-type]
+        (r"factor must be an integer >= 1, not 2\.0", lambda: layers.PixelUnshuffle(2.0)),  # type: ignore[arg-type]
         ("channels 3..2 are none", lambda: blocks.Slice(3, 3)),
         ("layer 1: Linear takes 5 channels, not 4", lambda: _linears(normal, (3, 4), (5, 6))),
         (
@@ -319,6 +355,11 @@ def test_refusals(normal: Normal) -> None:
             make()
     with pytest.raises(TypeError, match="float64"):
         layers.Conv2d(weight.astype(np.float64), bias)  # type: ignore[arg-type]
+    for numbers in ((2.0, 2, 1), (2, 2.0, 1), (2, 2, 1.0)):
+        with pytest.raises(TypeError, match="integer"):
+            blocks.WindowAttention(_qkv(normal), layers.Linear(normal(4, 4)), *numbers)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="integer"):
+        blocks.CrossAttention(*_heard(normal), 2.0)  # type: ignore[arg-type]
 
 
 def _linears(normal: Normal, *widths: tuple[int, int]) -> blocks.Sequential:

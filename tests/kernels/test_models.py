@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from quadrans import entropy, kernels
 from quadrans.entropy import CorruptStream
 from quadrans.kernels import reference_latent
-from quadrans.kernels.builder import Builder, Value
+from quadrans.kernels.builder import Builder
+from quadrans.kernels.placement import Value
 from quadrans.kernels.program import WeightStore
 
 Model = kernels.ContextModel | kernels.WindowModel | kernels.StepModel
@@ -261,9 +262,12 @@ def test_quantization_refuses() -> None:
         kernels.Quantization(np.array([np.nan], np.float32))
     with pytest.raises(TypeError, match="float64"):
         kernels.Quantization(thresholds.astype(np.float64))
-    for bits in (-1, 9, 2.5):
+    for bits in (-1, 9):
         with pytest.raises(ValueError, match=r"fraction_bits must be in 0\.\.8"):
-            kernels.Quantization(thresholds, bits)  # type: ignore[arg-type]
+            kernels.Quantization(thresholds, bits)
+    for odd in (4.0, 2.5):
+        with pytest.raises(TypeError, match="integer"):
+            kernels.Quantization(thresholds, odd)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="65792 rows of a table, which has at most 65536"):
         kernels.Quantization(np.arange(256, dtype=np.float32), 8)
 
@@ -306,19 +310,25 @@ def test_context_model_refuses(model: kernels.ContextModel) -> None:
 
 
 def test_heads_that_do_not_keep_to_the_position(rng: Any) -> None:
-    """A head that makes several positions of one, or of too many channels: found before anything runs."""
+    """A head that looks at neighbors or makes several positions of one: found before anything runs."""
     quantization = kernels.Quantization(cases.THRESHOLDS)
     many = kernels.ConvTranspose2d(rng.standard_normal((4, 4, 2, 2)).astype(np.float32), None, 2, 0, 0)
+    padded = kernels.Conv2d(rng.standard_normal((4, 4, 3, 3)).astype(np.float32), padding=1)
     context = np.ones((2, 2, 5, 5), np.float32), np.zeros(2, np.float32)
-    model = kernels.ContextModel(*context, many, quantization)
-    order, features = kernels.raster(2, 3, CAUSAL), np.ones((2, 3, 2), np.float32)
-    with pytest.raises(ValueError, match="the model gives 2x2 positions of 4 channels, not one of 2 x 2"):
-        kernels.encode_latent(Replay(), np.zeros((2, 3, 2)), features, model, order)
+    for head in (many, padded, kernels.Sequential([padded, kernels.GELU()]), kernels.Residual(padded)):
+        with pytest.raises(ValueError, match="the head isn't pointwise"):
+            kernels.ContextModel(*context, head, quantization)
+    features = np.ones((2, 3, 2), np.float32)
     pointwise = kernels.Conv2d(rng.standard_normal((4, 4, 1, 1)).astype(np.float32))
     window = kernels.WindowModel(pointwise, (4, 4), (3, 2), 2, 2, quantization)
     order = kernels.raster(2, 3, kernels.window_taps())
     with pytest.raises(ValueError, match="the model gives 4x4 positions of 4 channels, not one of 2 x 2"):
         kernels.encode_latent(Replay(), np.zeros((2, 3, 2)), features, window, order)
+
+
+def test_lags_are_integers() -> None:
+    with pytest.raises(TypeError, match="integer"):
+        kernels.wavefront(2, 3, CAUSAL, lag=3.0)  # type: ignore[arg-type]
 
 
 def test_window_model_refuses(bits: int | None, rng: Any) -> None:

@@ -1,6 +1,6 @@
 """Between floats and the coder's integers on NVIDIA GPUs, a kernel each: ARITHMETIC.md's last section.
 
-Arrays are CuPy's, float32 and int32, contiguous, on one device; `coder` takes what comes out. `bits`:
+Arrays are CuPy's, float32 and int32, contiguous, on one device; `encode` takes what comes out. `bits`:
 fraction bits of the means, 0..8 (integer mode), or RESIDUAL. Positions are in coding order: `places`, int64
 (n,), says where in a plane (.., M) each begins, counted in floats; without it the plane has n positions.
 """
