@@ -164,7 +164,7 @@ def environment(runs: int, threads: int) -> dict[str, Any]:
         "simd": LEVELS[simd_level()],
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": packages,
         "runs": runs,
