@@ -33,7 +33,7 @@ symbols = rng.integers(-9, 9, indexes.shape)
 assert (entropy.decode(entropy.encode(symbols, indexes, table), indexes, table) == symbols).all()
 assert len(kernels.wavefront(32, 48, kernels.causal_mask(5))) == 141
 from quadrans.kernels.cuda._source import source
-assert "#include" not in source("serial.cu")
+assert '#include "' not in source("serial.cu")
 assert "torch" not in sys.modules
 """
 
