@@ -108,13 +108,6 @@ def _softmax(machine, memory, src, dst, count):
         memory[np.uint64(dst + i)] /= divisor
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def softmax_rows(machine, memory, src, src_pitch, dst, dst_pitch, channels, rows_begin, rows_end):
-    """Softmax of rows rows_begin .. rows_end - 1 over their channels."""
-    for row in range(rows_begin, rows_end):
-        _softmax(machine, memory, src + row * src_pitch, dst + row * dst_pitch, channels)
-
-
 @_inline
 def _padded(count):
     return (count + _COLUMNS - 1) // _COLUMNS * _COLUMNS

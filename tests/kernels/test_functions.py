@@ -59,7 +59,8 @@ def compiled(number: int) -> SimpleNamespace:
 
     @njit(nogil=True, cache=True)
     def softmax(memory, src, src_pitch, dst, dst_pitch, channels, begin, end):
-        rows.softmax_rows(machine(number), memory, src, src_pitch, dst, dst_pitch, channels, begin, end)
+        for row in range(begin, end):
+            rows._softmax(machine(number), memory, src + row * src_pitch, dst + row * dst_pitch, channels)
 
     @njit(nogil=True, cache=True)
     def attention(memory, places, pitches, shape, scale, floats, bias, mask, scratch):
