@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._lanes import LanesReader
-from ._passes import KIND_LANES, KIND_RANGE, Stream, read_kind
+from ._passes import KIND_LANES, KIND_MIXTURE, KIND_RANGE, Stream, read_kind
+from .mixture import PRECISION, Mixtures, to_codes
 from .range_coder import Decoder as RangeDecoder
 from .table import CdfTable
 
@@ -48,16 +49,20 @@ class Report:
 def report(
     stream: Stream,
     symbols: ArrayLike,
-    indexes: ArrayLike,
-    table: CdfTable,
+    indexes: ArrayLike | Mixtures,
+    table: CdfTable | None = None,
     ideal_bits: float | None = None,
 ) -> Report:
-    """The account of a stream of the lanes or the range coder that holds these symbols.
+    """The account of a stream of the lanes, range or mixture coder that holds these symbols.
 
-    symbols, indexes: as they were encoded; ideal_bits: what the distributions behind the table give them.
-    Raises CorruptStream if the header is none, TableMismatch for a table of another precision, ValueError or
-    TypeError as `encode`.
+    symbols, indexes: as they were encoded; under mixtures these are the indexes, and there is no table.
+    ideal_bits: what the distributions behind the integers give them. Raises CorruptStream if the header is
+    none, TableMismatch for a table of another precision, ValueError or TypeError as `encode`.
     """
+    if isinstance(indexes, Mixtures):
+        return _mixture_report(stream, symbols, indexes, ideal_bits)
+    if table is None:
+        raise TypeError("a table is needed for symbols that aren't coded under mixtures")
     data, kind = read_kind(stream, (KIND_LANES, KIND_RANGE))
     cost = table.symbol_bits(symbols, indexes)
     escaped = table.is_escape(symbols, indexes)
@@ -77,5 +82,25 @@ def report(
         header_bits,
         float(cost.sum()),
         float(cost[escaped].sum()),
+        ideal_bits,
+    )
+
+
+def _mixture_report(
+    stream: Stream, symbols: ArrayLike, mixtures: Mixtures, ideal_bits: float | None
+) -> Report:
+    data, _ = read_kind(stream, (KIND_MIXTURE,))
+    reader = LanesReader(data, PRECISION, "mixtures")
+    cost = mixtures.symbol_bits(symbols)
+    escaped = to_codes(symbols, mixtures).places
+    return Report(
+        cost.size,
+        len(escaped),
+        reader.shape[1],
+        reader.shape[0],
+        8 * len(data),
+        8 * reader.header_bytes,
+        float(cost.sum()),
+        float(cost.reshape(-1)[escaped].sum()),
         ideal_bits,
     )

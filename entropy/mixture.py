@@ -33,7 +33,7 @@ MAX_MEAN = 1 << 29
 INVERSE_SCALES = 1 << 10
 
 _ESCAPE_FREQ = 2
-_PRECISION = 15
+PRECISION = 15
 # Phi's table: 64 steps for each unit between -5 and 5, and so scaled that weights of 2^14 in all make a
 # CDF that ends, 17 bits to the right, at 2^15 less the frequency of the escape.
 _STEPS, _REACH = 64, 5
@@ -129,7 +129,7 @@ class Mixtures:
         """Exact cost in bits of each symbol, escapes included: float64 of `shape`. Raises as `encode`."""
         codes = to_codes(symbols, self)
         freqs = codes.codes >> 16
-        costs = _PRECISION - np.log2(np.where(freqs > 0, freqs, _ESCAPE_FREQ))
+        costs = PRECISION - np.log2(np.where(freqs > 0, freqs, _ESCAPE_FREQ))
         nibbles = sum((codes.raws >> shift > 0).astype(np.int64) for shift in range(0, 36, 4))
         costs[codes.places] += 4.0 * (1 + nibbles)
         return costs.reshape(self.shape)
@@ -164,7 +164,7 @@ class Encoder(LanesEncoder):
         threads: int = 1,
     ) -> None:
         """Arguments and errors as at `rans.Encoder`, the table left out."""
-        super().__init__(KIND_MIXTURE, _PRECISION, Layout(lanes, groups, compact, threads))
+        super().__init__(KIND_MIXTURE, PRECISION, Layout(lanes, groups, compact, threads))
 
     def put(self, symbols: ArrayLike, mixtures: Mixtures) -> None:
         """Adds one pass, and keeps no reference to the arrays. Arguments and errors as `encode`."""
@@ -177,7 +177,7 @@ class Decoder(StreamDecoder):
 
     def __init__(self, stream: Stream, *, threads: int = 1) -> None:
         """Reads the header. Raises CorruptStream, TableMismatch, or TypeError if `stream` isn't bytes."""
-        self._reader = LanesReader(check_stream(stream, KIND_MIXTURE), _PRECISION, "mixtures")
+        self._reader = LanesReader(check_stream(stream, KIND_MIXTURE), PRECISION, "mixtures")
         self._threads = check_threads(threads)
         self._loop = _vectors().decoding_loop(*specialized(self._reader.shape[1]))
 

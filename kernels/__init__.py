@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..entropy._compiled import import_compiled
 
 if TYPE_CHECKING:
+    from .attentions import LinearAttention, LocalAttention
     from .blocks import (
         Concat,
         Constant,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         Slice,
         WindowAttention,
     )
-    from .latent import decode_latent, encode_latent, latent_parameters, latent_symbols
+    from .latent import decode_latent, encode_latent, latent_mixtures, latent_parameters, latent_symbols
     from .layers import (
         GELU,
         Abs,
@@ -41,17 +42,10 @@ if TYPE_CHECKING:
         ReLU,
         Sigmoid,
         Softplus,
+        Sqrt,
         Tanh,
     )
-    from .models import (
-        FRACTION_BITS,
-        FRACTIONS,
-        ContextModel,
-        PositionModel,
-        Quantization,
-        StepModel,
-        WindowModel,
-    )
+    from .models import ContextModel, PositionModel, WindowModel
     from .network import Network
     from .orders import (
         Order,
@@ -65,6 +59,9 @@ if TYPE_CHECKING:
         slices_checkerboard,
         wavefront,
     )
+    from .parity import Checkerboard
+    from .quantization import FRACTION_BITS, FRACTIONS, MixtureQuantization, Quantization
+    from .step_models import StepModel
     from .steps import Step, Steps
     from .taps import (
         Taps,
@@ -85,6 +82,7 @@ __all__ = [
     "FRACTION_BITS",
     "GELU",
     "Abs",
+    "Checkerboard",
     "Concat",
     "Constant",
     "ContextModel",
@@ -98,6 +96,9 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearAttention",
+    "LocalAttention",
+    "MixtureQuantization",
     "Multiply",
     "Network",
     "Order",
@@ -111,6 +112,7 @@ __all__ = [
     "Sigmoid",
     "Slice",
     "Softplus",
+    "Sqrt",
     "Step",
     "StepModel",
     "Steps",
@@ -126,6 +128,7 @@ __all__ = [
     "empty_mask",
     "encode_latent",
     "even_slices",
+    "latent_mixtures",
     "latent_parameters",
     "latent_symbols",
     "mask_taps",
@@ -140,14 +143,18 @@ __all__ = [
 ]
 
 _NAMES = {
+    "attentions": "LinearAttention LocalAttention",
     "blocks": "Concat Constant CrossAttention Input Multiply Residual Sequential Slice WindowAttention",
-    "latent": "decode_latent encode_latent latent_parameters latent_symbols",
+    "latent": "decode_latent encode_latent latent_mixtures latent_parameters latent_symbols",
     "layers": "GELU Abs Conv2d ConvTranspose2d DepthwiseConv2d Exp Layer LayerNorm LeakyReLU Linear"
-    " PixelShuffle PixelUnshuffle ReLU Sigmoid Softplus Tanh",
-    "models": "FRACTION_BITS FRACTIONS ContextModel PositionModel Quantization StepModel WindowModel",
+    " PixelShuffle PixelUnshuffle ReLU Sigmoid Softplus Sqrt Tanh",
+    "models": "ContextModel PositionModel WindowModel",
     "network": "Network",
     "orders": "Order check_order checkerboard even_slices parallel quadtree raster slices slices_checkerboard"
     " wavefront",
+    "parity": "Checkerboard",
+    "quantization": "FRACTION_BITS FRACTIONS MixtureQuantization Quantization",
+    "step_models": "StepModel",
     "steps": "Step Steps",
     "taps": "Taps causal_mask checkerboard_mask empty_mask mask_taps wavefront_lag window_taps",
 }

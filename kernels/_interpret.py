@@ -133,9 +133,12 @@ def _gather(row, ints, memory, begin, end):
     area = row[TARGET_HEIGHT] * row[TARGET_WIDTH]
     source_area = row[SOURCE_HEIGHT] * row[SOURCE_WIDTH]
     for i in range(begin, end):
-        position = i // area * source_area + ints[row[OWN] + i % area]
-        at = row[SOURCE] + position * row[SOURCE_PITCH]
-        copy(memory, row[TARGET] + i * row[TARGET_PITCH], memory, at, row[TARGET_CHANNELS])
+        own, to = ints[row[OWN] + i % area], row[TARGET] + i * row[TARGET_PITCH]
+        if own < 0:
+            memory[to : to + row[TARGET_CHANNELS]] = 0
+            continue
+        at = row[SOURCE] + (i // area * source_area + own) * row[SOURCE_PITCH]
+        copy(memory, to, memory, at, row[TARGET_CHANNELS])
 
 
 @njit(nogil=True, cache=True)

@@ -1,4 +1,4 @@
-"""Latents under a `StepModel`: a network over whole planes, then the coder, for each step."""
+"""Latents under a `StepModel`: networks over whole planes, the coder between them, for each step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from ..entropy.errors import CorruptStream
 from . import cpu
 from ._coders import Int32Array, SymbolDecoder, get_symbols, too_large
 from ._quantize import quantize, store, to_indexes
-from .models import LATENT_LIMIT, StepModel, own_steps
+from .models import Inputs, own_steps
 from .orders import Order, Step
 from .program import FloatArray
+from .quantization import LATENT_LIMIT
+from .step_models import StepModel
 
 
 class StepLatent:
-    """A latent, a model of steps and an order, over planes (H, W, M + F): y_hat and the features."""
+    """A latent, a model of steps and an order, over planes (H, W, M + F + memory), made once."""
 
     def __init__(
         self,
@@ -23,13 +25,15 @@ class StepLatent:
         order: Order,
         threads: int,
         ticks: dict[str, int] | None = None,
+        *,
+        inputs: Inputs | None = None,
     ) -> None:
         """ticks: gets the time of each part added, as `decode_latent` says."""
-        self.model, self._order, self._threads = model, order, threads
+        self.model, self._order, self._threads, self._inputs = model, order, threads, inputs
         self._steps = own_steps(order)
-        # Whatever isn't decoded yet is +0.
-        nothing = np.zeros((*features.shape[:2], model.channels), np.float32)
-        self._planes = np.concatenate([nothing, features], axis=2)
+        # Whatever isn't decoded or remembered yet is +0.
+        self._planes = np.zeros((*features.shape[:2], model.width), np.float32)
+        self._planes[:, :, model.channels : model.channels + model.features] = features
         self._ticks, self._last = ticks, cpu.ticks()
 
     @property
@@ -43,6 +47,8 @@ class StepLatent:
             offsets, indexes = self._parameters(number, step)
             self._write(step, get_symbols(decoder, indexes), offsets)
             self._took("coder")
+            if (beyond := self._refine(number, step)) is not None:
+                raise CorruptStream(beyond)
 
     def quantize(self, y: FloatArray) -> tuple[Int32Array, Int32Array]:
         """(symbols, indexes), 1-D in coding order, of y (H, W, M); fills y_hat. Raises as `encode_latent`."""
@@ -59,13 +65,17 @@ class StepLatent:
                 at = step.rows[bad // count], step.cols[bad // count], step.first[bad // count] + bad % count
                 raise too_large(y[at], at)
             self._write(step, symbol, offsets)
+            if (beyond := self._refine(number, step)) is not None:
+                raise ValueError(beyond)
             symbols.append(symbol.reshape(-1))
             indexes.append(index.reshape(-1))
         return np.concatenate(symbols), np.concatenate(indexes)
 
     def _parameters(self, number: int, step: Step) -> tuple[FloatArray, Int32Array]:
         """(offsets, indexes), (n, width) each, of a step."""
-        scales, means = self.model.parameters(self._planes, self._order, number, self._threads)
+        arguments = self._planes, self._order, number, self._threads, self._inputs
+        self.model.remember(*arguments)
+        scales, means = self.model.parameters(*arguments)
         self._took("nets")
         count, width = scales.shape
         if (count, width) != (len(step), step.width or self.model.channels):
@@ -85,6 +95,23 @@ class StepLatent:
         flat = symbols.reshape(-1), offsets.reshape(-1), self.model.quantization.bits
         if store(self._planes.reshape(-1), 0, width, pitch, *where, *flat) >= 0:
             raise CorruptStream(f"a latent lies beyond +-{LATENT_LIMIT}")
+
+    def _refine(self, number: int, step: Step) -> str | None:
+        """Add what comes after a step to what it decoded. Returns an error's text for what is too large."""
+        added = self.model.refinement(self._planes, self._order, number, self._threads, self._inputs)
+        if added is not None:
+            at = step.elements(self.model.channels)
+            # A sum is -0 only if both its terms are, and y_hat never is.
+            with np.errstate(all="ignore"):
+                refined = self._planes[at] + added
+                bad = np.argwhere(~(np.abs(refined) <= LATENT_LIMIT))
+            if len(bad):
+                where = tuple(int(np.broadcast_to(axis, refined.shape)[tuple(bad[0])]) for axis in at)
+                value = refined[tuple(bad[0])]
+                return f"the latent at {where} is refined to {value}, beyond +-{LATENT_LIMIT}"
+            self._planes[at] = refined
+            self._took("nets")
+        return None
 
     def _took(self, part: str) -> None:
         """Adds the time since the last call to a part's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,18 @@ from numpy.typing import NDArray
 
 from ..entropy._lanes import check_threads
 from ..entropy.errors import CorruptStream
+from ..entropy.mixture import Mixtures
 from ..entropy.rans import Decoder
 from . import _fma, _serial, cpu
-from ._coders import PARTS, Int32Array, SymbolDecoder, get_symbols, too_large
-from ._quantize import store, to_indexes
+from ._coders import PARTS, Int32Array, MixtureDecoder, SymbolDecoder, get_symbols, too_large
+from ._quantize import mixture_loop, store, to_indexes
 from ._team import together
 from .builder import Builder
-from .models import LATENT_LIMIT, PositionModel
+from .models import Inputs, PositionModel
 from .orders import Order, Steps
 from .program import FloatArray, IntArray, Op
+from .quantization import LATENT_LIMIT, MixtureQuantization
+from .step_models import table_quantization
 
 CHUNK = 768
 """Positions of a step that are worked on together, so that memory grows little with the image."""
@@ -33,8 +37,13 @@ class PositionLatent:
         order: Order,
         steps: Steps,
         y_hat: FloatArray | None = None,
+        *,
+        inputs: Inputs | None = None,
     ) -> None:
-        """steps: the order's `position_steps`; joined if there is a y_hat, the complete latent (H, W, M)."""
+        """steps: the order's `position_steps`; joined if there is a y_hat, the complete latent (H, W, M).
+
+        inputs: arrays of the names and channels that the model states.
+        """
         model.check_taps(order.taps)
         self.model = model
         self._starts, self._context = _parts(steps)
@@ -42,11 +51,14 @@ class PositionLatent:
         builder = Builder(model.store, longest)
         sizes = ("y_hat", model.channels), ("features", model.features)
         planes = [builder.plane(name, order.height, order.width, count) for name, count in sizes]
+        for name, array in (inputs or {}).items():
+            builder.plane(name, *array.shape)
         builder.output("result", model.emit(builder, planes[1], planes[0], order.taps))
         self._program = builder.build()
         self._longest = longest * model.channels
         self._memory = cpu.new_memory(self._program.size)
-        self._plane("features")[...] = features
+        for name, array in {"features": features, **(inputs or {})}.items():
+            self._plane(name)[...] = array
         # Whatever isn't decoded yet is +0, as new memory is.
         if y_hat is not None:
             self.y_hat[...] = y_hat
@@ -85,18 +97,23 @@ class PositionLatent:
 
         together(threads, member)
         if ticks is not None:
-            operations = self._program.table[:, 0]
-            parts = ["context" if op in (Op.CONTEXT, Op.WINDOW) else "nets" for op in operations]
-            for part, count in zip([*PARTS[: _serial.TASKS], *parts], counted.tolist(), strict=True):
-                ticks[part] = ticks.get(part, 0) + count
+            self._add(ticks, counted)
         return results[0]
+
+    def _add(self, ticks: dict[str, int], counted: IntArray) -> None:
+        """Adds the tasks' ticks, then the instructions', to those of their parts."""
+        operations = self._program.table[:, 0]
+        parts = ["context" if op in (Op.CONTEXT, Op.WINDOW) else "nets" for op in operations]
+        for part, count in zip([*PARTS[: _serial.TASKS], *parts], counted.tolist(), strict=True):
+            ticks[part] = ticks.get(part, 0) + count
 
     def _walk(self, task: int, y: FloatArray, threads: int) -> tuple[FloatArray, Int32Array, Int32Array]:
         """(offsets, indexes, symbols) in coding order."""
         count = len(self._positions[0]) * self.model.channels
         offsets, indexes = np.empty(count, np.float32), np.empty(count, np.int32)
         symbols = np.empty(count if task == _serial.QUANTIZE else 0, np.int32)
-        quantization = self.model.quantization.thresholds, self.model.quantization.bits
+        rule = table_quantization(self.model)
+        quantization = rule.thresholds, rule.bits
         out = offsets, indexes, symbols
         steps = self._starts, self._context, *self._positions, self._places
         arguments = task, *self._arguments, *steps, *quantization, y.reshape(-1), *out
@@ -123,8 +140,9 @@ class PositionLatent:
         cpu.check_arithmetic()
         room = [np.empty(self._longest, dtype) for dtype in (np.float32, np.int32, np.int32)]
         steps = self._starts, self._context, *self._positions, self._places
-        numbers = self.model.quantization.thresholds, self.model.quantization.bits
-        loan = decoder.lend(self.model.quantization.rows)
+        rule = table_quantization(self.model)
+        numbers = rule.thresholds, rule.bits
+        loan = decoder.lend(rule.rows)
         state = loan.lookup, loan.states, loan.progress, loan.saved, loan.words, loan.first
         arguments = _serial.coder(*loan.vector), *self._arguments, *steps, *numbers, *room, *state
         status, detail, done = self._run(_serial.decode, threads, *arguments, ticks=ticks)
@@ -134,22 +152,84 @@ class PositionLatent:
 
     def decode_by_steps(self, decoder: SymbolDecoder, threads: int) -> None:
         """Fill y_hat from any decoder, with a call for each part of a step. Raises as `decode_latent`."""
-        channels, bits = self.model.channels, self.model.quantization.bits
-        result, pitch, plane, width, _ = self._places
-        thresholds = self.model.quantization.thresholds
-        for s, context in enumerate(self._context):
-            part = slice(self._starts[s], self._starts[s + 1])
-            rows, cols = (axis[part] for axis in self._positions)
+        rule = table_quantization(self.model)
+        thresholds, bits = rule.thresholds, rule.bits
+        result, pitch, _, _, channels = self._places
+        for rows, cols in self._executed(threads):
             count = len(rows)
-            cpu.execute(self._program, self._memory, count, threads, (rows, cols, bool(context)))
             offsets = np.empty(count * channels, np.float32)
             indexes = np.empty((count, channels), np.int32)
             places = result, result + channels, pitch, count, channels
             to_indexes(self._memory, *places, thresholds, bits, offsets, indexes.reshape(-1))
-            symbols = get_symbols(decoder, indexes).reshape(-1)
-            where = plane, width, channels, rows, cols, np.zeros(count, np.int64), channels
-            if store(self._memory, *where, symbols, offsets, bits) >= 0:
-                raise CorruptStream(f"a latent lies beyond +-{LATENT_LIMIT}")
+            self._write(rows, cols, get_symbols(decoder, indexes), offsets, bits)
+
+    def mixtures(self, threads: int) -> Mixtures:
+        """Of a latent that is complete, 1-D in coding order. ValueError if a number isn't finite."""
+        parts = [self._mixtures(*part, ValueError) for part in self._executed(threads)]
+        arrays = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in _INTEGERS)
+        return trusted_mixtures(arrays, (-1,))
+
+    def decode_mixtures(self, decoder: MixtureDecoder, threads: int, ticks: dict[str, int] | None) -> None:
+        """Fill y_hat, with calls for each part of a step. Raises as `decode_latent`."""
+        counted = None if ticks is None else np.zeros(_serial.TASKS + len(self._program.table), np.int64)
+        nothing = np.zeros(self._longest, np.float32)
+        for rows, cols in self._executed(threads, None if counted is None else counted[_serial.TASKS :]):
+            times = [cpu.ticks()]
+            mixtures = self._mixtures(rows, cols, CorruptStream)
+            times.append(cpu.ticks())
+            self._write(rows, cols, get_symbols(decoder, mixtures), nothing, 0)
+            times.append(cpu.ticks())
+            if counted is not None:
+                counted[: _serial.TASKS] += np.diff(times)
+        if ticks is not None and counted is not None:
+            self._add(ticks, counted)
+
+    def _mixtures(self, rows: IntArray, cols: IntArray, error: type[ValueError]) -> Mixtures:
+        """(positions, M) of what the program gave. The error if a number isn't finite."""
+        rule = self.model.quantization
+        assert isinstance(rule, MixtureQuantization)
+        source, pitch, _, _, channels = self._places
+        shape = rule.components, len(rows) * channels
+        integers = [np.empty(shape, kind) for kind in _INTEGERS.values()]
+        where, room = (source, pitch, len(rows), channels), np.empty(shape, np.float32)
+        loop = mixture_loop(_fma.machine_number())
+        bad = loop(self._memory, *where, np.float32(rule.scale_min), room, *integers)
+        if bad >= 0:
+            position, number = divmod(bad, rule.parameters_per_channel * channels)
+            part, channel = divmod(number, channels)
+            raise error(
+                f"the model gives the {('logit', 'mean', 'scale')[part % 3]} "
+                f"{self._memory[source + position * pitch + number]} for component {part // 3} at "
+                f"({rows[position]}, {cols[position]}, {channel})"
+            )
+        return trusted_mixtures(integers, (len(rows), channels))
+
+    def _executed(self, threads: int, ticks: IntArray | None = None) -> Iterator[tuple[IntArray, IntArray]]:
+        """Runs the program at one part of a step after the other; the part's (rows, cols) after each."""
+        for s, context in enumerate(self._context):
+            part = slice(self._starts[s], self._starts[s + 1])
+            rows, cols = (axis[part] for axis in self._positions)
+            where = rows, cols, bool(context)
+            cpu.execute(self._program, self._memory, len(rows), threads, where, ticks)
+            yield rows, cols
+
+    def _write(
+        self, rows: IntArray, cols: IntArray, symbols: Int32Array, offsets: FloatArray, bits: int
+    ) -> None:
+        """y_hat at a part's positions. CorruptStream for a latent that is too large."""
+        _, _, plane, width, channels = self._places
+        where = plane, width, channels, rows, cols, np.zeros(len(rows), np.int64), channels
+        if store(self._memory, *where, symbols.reshape(-1), offsets, bits) >= 0:
+            raise CorruptStream(f"a latent lies beyond +-{LATENT_LIMIT}")
+
+
+_INTEGERS = {"weights": np.uint16, "means": np.int32, "inverse_scales": np.uint16}
+
+
+def trusted_mixtures(integers: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> Mixtures:
+    """The mixtures of integers that need no checks: of _INTEGERS, contiguous, (K, *shape) after a reshape."""
+    weights, means, scales = (array.reshape(len(array), *shape) for array in integers)
+    return Mixtures.__new__(Mixtures)._fill(weights, means, scales)
 
 
 def _parts(steps: Steps) -> tuple[IntArray, NDArray[np.bool_]]:

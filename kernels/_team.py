@@ -9,6 +9,7 @@ spin at a barrier: they must all run at once, so each is a thread started for th
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ from ..entropy import _simd
 IntArray = NDArray[np.int64]
 
 _MEMBERS, _ARRIVED, _PASSED, _ABORTED, _SIZE = range(0, 5 * 16, 16)
+MOST = max(16, 2 * (os.cpu_count() or 1))
+"""Members of a team, at most: those without a core only hold up the others."""
+
 # About 10 us, more than an instruction's members differ by where each has a core.
 _SPINS = 1 << 9
 
@@ -133,12 +137,13 @@ def new_team(threads: int) -> IntArray:
 
 
 def together(threads: int, work: Callable[[IntArray, int], Any]) -> None:
-    """work(team, member) in that many threads at once, member 0 in this one.
+    """work(team, member) in that many threads at once, but no more than MOST; member 0 in this one.
 
     If a member fails or can't be started, the others leave at their next barrier, and its error is raised.
     """
     if threads < 1:
         raise ValueError(f"a team has at least one thread, not {threads}")
+    threads = min(threads, MOST)
     team = new_team(threads)
     errors: list[BaseException] = []
 

@@ -94,23 +94,35 @@ def layer_norm_rows(
 
 
 @_inline
-def _softmax(machine, memory, src, dst, count):
-    """Softmax of one row."""
-    peak = _peak(memory, src, count)
-    if src != dst:
-        for i in range(count):
-            memory[np.uint64(dst + i)] = memory[np.uint64(src + i)]
-    for i in range(count):
-        at = np.uint64(dst + i)
-        memory[at] = exp(machine, memory[at] - peak)
-    divisor = _sum(memory, dst, count)
-    for i in range(count):
-        memory[np.uint64(dst + i)] /= divisor
+def _padded(count):
+    return (count + _COLUMNS - 1) // _COLUMNS * _COLUMNS
 
 
 @_inline
-def _padded(count):
-    return (count + _COLUMNS - 1) // _COLUMNS * _COLUMNS
+def _softmax(machine, memory, start, rows, count):
+    """Softmax of rows of `count`, _padded(count) floats apart. What pads them becomes anything."""
+    pitch = _padded(count)
+    like = zeros(1, _COLUMNS)
+    for row in range(start, start + rows * pitch, pitch):
+        peak = _peak(memory, row, count)
+        for at in range(row, row + pitch, _COLUMNS):
+            store_first(memory, at, 0, load(like, memory, at) - peak, 1, _COLUMNS)
+    # All rows in one loop of whole vectors.
+    for i in range(np.uint64(start), np.uint64(start + rows * pitch)):
+        memory[i] = exp(machine, memory[i])
+    for row in range(start, start + rows * pitch, pitch):
+        divisor = _sum(memory, row, count)
+        for at in range(row, row + pitch, _COLUMNS):
+            store_first(memory, at, 0, load(like, memory, at) / divisor, 1, _COLUMNS)
+
+
+@_inline
+def _add(memory, start, floats, other, count):
+    """memory[start:] += floats[other:], of that many; start's row is padded."""
+    like = zeros(1, _COLUMNS)
+    for first in range(0, count, _COLUMNS):
+        more = load_first(like, floats, other + first, count - first, _ZERO)
+        store_first(memory, start + first, 0, load(like, memory, start + first) + more, 1, _COLUMNS)
 
 
 @_inline
@@ -189,14 +201,10 @@ def attention(
             for r in range(rows):
                 row = scores + r * key_width
                 if bias >= 0:
-                    added = bias + ((head * queries + first + r) * keys)
-                    for j in range(keys):
-                        scratch[row + j] += floats[added + j]
+                    _add(scratch, row, floats, bias + (head * queries + first + r) * keys, keys)
                 if mask >= 0:
-                    added = mask + (first + r) * keys
-                    for j in range(keys):
-                        scratch[row + j] += floats[added + j]
-                _softmax(machine, scratch, row, row, keys)
+                    _add(scratch, row, floats, mask + (first + r) * keys, keys)
+            _softmax(machine, scratch, scores, rows, keys)
             start = out + first * out_pitch + channel
             for column in range(0, value_width, _COLUMNS):
                 tile = _sum_of_products(

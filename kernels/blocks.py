@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache, lru_cache
 from operator import index
 
@@ -165,7 +165,7 @@ class Multiply(_Branches):
         return builder.multiply(first, self.second.emit(builder, x))
 
 
-def _scale(given: float | None, width: int | None, heads: int) -> float:
+def attention_scale(given: float | None, width: int | None, heads: int) -> float:
     """What scores are multiplied by: one over the root of a head's channels, unless given."""
     if width is None or heads < 1 or width % heads:
         raise ValueError(f"{heads} heads can't share {width} channels")
@@ -193,7 +193,7 @@ class CrossAttention(Layer):
     def __post_init__(self) -> None:
         width = self.query.channels(self.query.inputs)
         set_fields(self, heads=index(self.heads))
-        set_fields(self, scale=_scale(self.scale, width, self.heads), inputs=self.query.inputs)
+        set_fields(self, scale=attention_scale(self.scale, width, self.heads), inputs=self.query.inputs)
         pointwise = reads_inputs_only(self.keys) and self.query.pointwise and self.proj.pointwise
         set_fields(self, outputs=self.channels(self.inputs), pointwise=pointwise)
 
@@ -208,7 +208,7 @@ class CrossAttention(Layer):
         width = query.channels
         keys, values = pairs.part(0, width), pairs.part(width, pairs.channels)
         length = query.height * query.width, pairs.height * pairs.width
-        scale = _scale(self.scale, width, self.heads)
+        scale = attention_scale(self.scale, width, self.heads)
         return self.proj.emit(builder, builder.attention(query, keys, values, self.heads, scale, length))
 
 
@@ -219,6 +219,15 @@ def reads_inputs_only(layer: Layer) -> bool:
     if isinstance(layer, _Branches):
         return all(reads_inputs_only(part) for part in layer.parts())
     return isinstance(layer, Input | Constant)
+
+
+def input_names(layer: Layer) -> frozenset[str]:
+    """The names of the `Input`s that a layer reads."""
+    if isinstance(layer, Input):
+        return frozenset([layer.name])
+    # Without fields there are no parts.
+    parts: Iterable[Layer] = layer.parts() if is_dataclass(layer) else ()
+    return frozenset(name for part in parts for name in input_names(part))
 
 
 @lru_cache(32)
@@ -278,7 +287,7 @@ class WindowAttention(Layer):
         expected = self.heads, self.window**2, self.window**2
         if bias is not None and bias.shape != expected:
             raise ValueError(f"bias of shape {bias.shape}, not {expected}")
-        scale = _scale(self.scale, width // 3 or None, self.heads)
+        scale = attention_scale(self.scale, width // 3 or None, self.heads)
         outputs = self.proj.channels(width // 3)
         set_fields(self, bias=bias, scale=scale, inputs=self.qkv.inputs, outputs=outputs)
 
@@ -291,7 +300,7 @@ class WindowAttention(Layer):
         qkv = self.qkv.emit(builder, builder.gather(x, sources, (len(sources) // window**2, window**2)))
         width = qkv.channels // 3
         queries, keys, values = (qkv.part(start, start + width) for start in (0, width, 2 * width))
-        scale = _scale(self.scale, width, self.heads)
+        scale = attention_scale(self.scale, width, self.heads)
         masks = None
         if self.shift:
             masks = _masks(window, self.shift), _mask_numbers(x.height // window, x.width // window)

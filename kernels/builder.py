@@ -253,11 +253,11 @@ class Builder:
         return self._add(Op.UNSHUFFLE, x, target, (factor,))
 
     def gather(self, x: Value, sources: IntArray, size: tuple[int, int]) -> Value:
-        """Position i of the result is position sources[i] of x."""
+        """Position i of the result is position sources[i] of x; +0 where that is -1."""
         count = x.height * x.width
-        if len(sources) != size[0] * size[1] or not 0 <= sources.min() <= sources.max() < count:
+        if len(sources) != size[0] * size[1] or not -1 <= sources.min() <= sources.max() < count:
             raise ValueError(
-                f"{len(sources)} sources, up to {sources.max()}, for {size} of {count} positions"
+                f"{len(sources)} sources, {sources.min()}..{sources.max()}, for {size} of {count} positions"
             )
         return self._add(Op.GATHER, x, self._new(*size, x.channels), (self.ints(sources),))
 
@@ -278,9 +278,16 @@ class Builder:
             if value.whole and buffer.parent is None and not buffer.kept:
                 buffer.parent, buffer.column = joined.buffer, column
             else:
-                self._add(Op.COPY, value, joined.part(column, column + value.channels))
+                self.copy(value, joined.part(column, column + value.channels))
             column += value.channels
         return joined
+
+    def copy(self, x: Value, target: Value) -> Value:
+        """Write a value into another, or part of another, of the same shape."""
+        shapes = [(value.height, value.width, value.channels) for value in (x, target)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"a value of {shapes[0]} can't be copied to one of {shapes[1]}")
+        return self._add(Op.COPY, x, target)
 
     def _like(self, x: Value) -> Value:
         return self._new(x.height, x.width, x.channels)

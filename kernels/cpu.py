@@ -16,7 +16,7 @@ from . import _fma
 from ._interpret import run, ticks_now
 from ._team import together
 from .arrays import ready
-from .program import Column, ConvWeights, Op, Program, aligned_floats
+from .program import ConvWeights, Program, aligned_floats
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -103,16 +103,14 @@ def _step(
     program: Program, n: int, positions: tuple[IntArray, IntArray, bool] | None
 ) -> tuple[IntArray, IntArray, bool]:
     """rows, cols, context as `run` wants them; each position is inside all planes that are read there."""
-    planes = program.table[np.isin(program.table[:, Column.OP], (Op.CONTEXT, Op.WINDOW))]
-    if not len(planes):
+    if program.surroundings is None:
         return _NONE, _NONE, False
     if positions is None:
         raise ValueError("the program works at the positions of a step, and none are given")
     rows, cols = (ready(array, np.int64) for array in positions[:2])
-    for name, array, column in (("row", rows, Column.SOURCE_HEIGHT), ("column", cols, Column.SOURCE_WIDTH)):
+    for name, array, end in zip(("row", "column"), (rows, cols), program.surroundings, strict=True):
         if array.shape != (n,):
             raise ValueError(f"{name}s of shape {array.shape} for {n} positions")
-        end = planes[:, column].min()
         if n and not 0 <= array.min() <= array.max() < end:
             raise ValueError(f"{name}s {array.min()}..{array.max()} of a plane that has {end}")
     return rows, cols, bool(positions[2])

@@ -16,7 +16,7 @@ from numba import njit
 
 from ._floats import fma, magnitude, times_power, with_sign
 
-IDENTITY, RELU, LEAKY_RELU, GELU, GELU_TANH, EXP, SOFTPLUS, TANH, SIGMOID, ABS = range(10)
+IDENTITY, RELU, LEAKY_RELU, GELU, GELU_TANH, EXP, SOFTPLUS, TANH, SIGMOID, ABS, SQRT = range(11)
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 
@@ -210,15 +210,21 @@ def gelu_tanh(machine, x):
     return x * sigmoid(machine, x * fma(machine, x * x, _G3, _G1))
 
 
+@_inline
+def sqrt(x):
+    """The root of x, +0 where x is negative."""
+    return np.sqrt(_ZERO if x <= _ZERO else x)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def unary(machine, kind, slope, x, out):
-    """out = f(x) for the function of that kind, IDENTITY .. ABS, or False if it is none of these.
+    """out = f(x) for the function of that kind, IDENTITY .. SQRT, or False if it is none of these.
 
     x, out: contiguous 1-D float32 of one length, the same memory or apart; slope float32, of
     LEAKY_RELU. The loops run in place, on a piece that is in the cache: LLVM would run those over two
     arrays one by one where the arrays are the same.
     """
-    if kind < IDENTITY or kind > ABS or len(x) != len(out):
+    if kind < IDENTITY or kind > SQRT or len(x) != len(out):
         return False
     apart = x.ctypes.data != out.ctypes.data
     for start in range(0, len(x), _PIECE):
@@ -254,4 +260,7 @@ def unary(machine, kind, slope, x, out):
         elif kind == ABS:
             for i in range(len(piece)):
                 piece[i] = magnitude(piece[i])
+        elif kind == SQRT:
+            for i in range(len(piece)):
+                piece[i] = sqrt(piece[i])
     return True

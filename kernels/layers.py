@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,7 @@ class Layer(ABC):
 
     def parts(self) -> Iterator[Layer]:
         """The layers that it is made of."""
-        for one in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, one.name)
+        for value in vars(self).values():
             values = value if isinstance(value, tuple) else (value,)
             yield from (part for part in values if isinstance(part, Layer))
 
@@ -349,6 +348,13 @@ class Abs(Unary):
     """|x|."""
 
     function = Function.ABS
+
+
+@dataclass(frozen=True)
+class Sqrt(Unary):
+    """The square root of x where x > 0, else +0; NaN stays NaN."""
+
+    function = Function.SQRT
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,92 +1,77 @@
 """Models of a latent's distributions: from features and what is decoded to scales and means.
 
 `ContextModel` (a masked convolution and a head) and `WindowModel` (a network over a window) look around
-a position, so they serve serial orders; `StepModel` has a network over whole planes for each step. All
-give scales and means as float32, of which `quantization` makes the coder's integers.
+a position, so they serve serial orders; `step_models` has networks over whole planes for each step. All
+give float32 numbers, of which their `quantization` makes the coder's integers. Layers of a model may read
+further arrays, its `inputs`, by `Input`s of their names.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from ..entropy.table import MAX_ROWS
-from .arrays import by_tap, float_array, layer_arrays
+from .arrays import by_tap, layer_arrays
+from .blocks import input_names
 from .builder import Builder
 from .layers import Layer
 from .orders import Order, Steps, Taps
 from .placement import Value
 from .program import ConvWeights, FloatArray, Packing, WeightStore
+from .quantization import MixtureQuantization, Quantization
 
-LATENT_LIMIT = 1 << 24
-"""Symbols and latents up to here are exact in binary32."""
+Inputs = Mapping[str, FloatArray]
+"""The arrays of a model's inputs, (H', W', C) each."""
 
-RESIDUAL = -1
-"""In place of fraction bits: the mean is not rounded, and the symbol is the rounded residual."""
-
-FRACTION_BITS = 4
-FRACTIONS = 1 << FRACTION_BITS
-"""Table rows for each scale: means of -FRACTIONS/2 .. FRACTIONS/2 - 1 in units of 1/FRACTIONS."""
+_OWN_NAMES = ("features", "planes", "result", "x", "y_hat")
+"""What programs name themselves."""
 
 
-@dataclass(frozen=True, eq=False)
-class Quantization:
-    """How scales and means become table rows and offsets (ARITHMETIC.md, section 9).
-
-    thresholds: ascending float32; a scale's index is the number of thresholds below it. fraction_bits: the
-    latent is integers, and the mean is rounded to so many bits: row = index * 2^bits + fraction. None: the
-    latent is what rounding leaves of its distance from the mean; row = index.
-    """
-
-    thresholds: FloatArray = field(repr=False)
-    fraction_bits: int | None = FRACTION_BITS
-
-    def __post_init__(self) -> None:
-        thresholds = float_array(self.thresholds, "thresholds", 1).copy()
-        if not (np.isfinite(thresholds).all() and (np.diff(thresholds) > 0).all()):
-            raise ValueError("thresholds must be finite and ascending")
-        bits = None if self.fraction_bits is None else index(self.fraction_bits)
-        if bits is not None and bits not in range(9):
-            raise ValueError(f"fraction_bits must be in 0..8 or None, not {bits}")
-        for name, value in (("thresholds", thresholds), ("fraction_bits", bits)):
-            object.__setattr__(self, name, value)
-        if self.rows > MAX_ROWS:
-            raise ValueError(f"{self.rows} rows of a table, which has at most {MAX_ROWS}")
-
-    @property
-    def bits(self) -> int:
-        """The fraction bits, or RESIDUAL."""
-        return RESIDUAL if self.fraction_bits is None else self.fraction_bits
-
-    @property
-    def rows(self) -> int:
-        """Rows of the table that the coder needs."""
-        return (len(self.thresholds) + 1) << (self.fraction_bits or 0)
+def own_inputs(inputs: Mapping[str, int], layers: Iterable[Layer | None]) -> dict[str, int]:
+    """A checked copy of a model's `inputs`. ValueError if layers read others, or for what can't be one."""
+    own = {name: index(channels) for name, channels in inputs.items()}
+    for name, channels in own.items():
+        if not isinstance(name, str) or not name or name in _OWN_NAMES or channels < 1:
+            raise ValueError(f"an input can't be named {name!r} and have {channels} channels")
+    read = {name for layer in layers if layer is not None for name in input_names(layer)}
+    if read - set(own):
+        raise ValueError(f"layers read the inputs {sorted(read)}, the model's are {sorted(own)}")
+    return own
 
 
 class PositionModel(ABC):
-    """A model that looks around single positions. channels: M of the latent; features: F hyper features."""
+    """A model that looks around single positions. channels: M of the latent; features: F hyper features.
+
+    inputs: names and channels of what its layers read besides, at all positions the same: (H', W', C) float32
+    arrays that an `Input` gives to `CrossAttention` as keys and values. Layers can do nothing else with them.
+    """
 
     channels: int
     features: int
-    quantization: Quantization
+    quantization: Quantization | MixtureQuantization
+    inputs: Mapping[str, int] = MappingProxyType({})
 
     def emit(self, builder: Builder, features: Value, y_hat: Value, taps: Taps) -> Value:
         """Add what gives (1, 1, 2M), M scales and M means, at a step's positions of both planes.
 
-        ValueError if the model's layers give anything else.
+        For a `MixtureQuantization` of K components it is (1, 1, 3KM).
+
+        The builder has planes of the model's inputs, too, by their names. ValueError if the model's layers
+        give anything else.
         """
         out = self._emit(builder, features, y_hat, taps)
-        if (out.height, out.width, out.channels) != (1, 1, 2 * self.channels):
+        each = self.quantization.parameters_per_channel
+        if (out.height, out.width, out.channels) != (1, 1, each * self.channels):
             raise ValueError(
                 f"the model gives {out.height}x{out.width} positions of {out.channels} channels, "
-                f"not one of 2 x {self.channels}"
+                f"not one of {each} x {self.channels}"
             )
         return out
 
@@ -112,7 +97,10 @@ class PositionModel(ABC):
     def stored(self, packing: Packing) -> WeightStore:
         """The weights as a device wants them; complete, so that threads can share it."""
         store = WeightStore(packing)
-        builder = Builder(store, 1)
+        # Of two positions, so that layers that only a single one allows are refused whatever the order.
+        builder = Builder(store, 2)
+        for name, channels in self.inputs.items():
+            builder.plane(name, 1, 1, channels)
         planes = (builder.plane("features", 1, 1, self.features), builder.plane("y_hat", 1, 1, self.channels))
         self.emit(builder, *planes, _NO_TAPS)
         assert store.floats is not None
@@ -129,13 +117,15 @@ class ContextModel(PositionModel):
 
     weight (D, M, kh, kw), bias (D,): the context convolution, all its taps; an order's mask chooses among
     them. head: a pointwise layer from (F hyper features, D context) to (M scales, M means) channels of a
-    position. Raises ValueError, TypeError with the numbers if something doesn't fit.
+    position, or what a `MixtureQuantization` takes. Raises ValueError, TypeError with the numbers if
+    something doesn't fit.
     """
 
     weight: FloatArray = field(repr=False)
     bias: FloatArray = field(repr=False)
     head: Layer = field(repr=False)
-    quantization: Quantization
+    quantization: Quantization | MixtureQuantization
+    inputs: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     channels: int = field(init=False)
     features: int = field(init=False)
     _weights: ConvWeights = field(init=False, repr=False)
@@ -143,17 +133,18 @@ class ContextModel(PositionModel):
     def __post_init__(self) -> None:
         weight, bias = layer_arrays(self.weight, self.bias, 0)
         depth, channels = weight.shape[:2]
-        inputs = self.head.inputs
-        if inputs is None or inputs <= depth or self.head.channels(inputs) != 2 * channels:
+        inputs, each = self.head.inputs, self.quantization.parameters_per_channel
+        if inputs is None or inputs <= depth or self.head.channels(inputs) != each * channels:
             raise ValueError(
                 f"the head has {inputs} inputs and {self.head.channels(inputs)} outputs; it must take "
-                f"features and {depth} context channels and give 2 x {channels}"
+                f"features and {depth} context channels and give {each} x {channels}"
             )
         # It is run on single positions, where zeros would be in place of the neighbors it looked at.
         if not self.head.pointwise:
             raise ValueError("the head isn't pointwise: what it gives depends on more than its position")
         values = {"weight": weight, "bias": bias, "channels": channels, "features": inputs - depth}
-        for name, value in (values | {"_weights": ConvWeights(by_tap(weight), bias)}).items():
+        values |= {"_weights": ConvWeights(by_tap(weight), bias)}
+        for name, value in (values | {"inputs": own_inputs(self.inputs, [self.head])}).items():
             object.__setattr__(self, name, value)
 
     def _emit(self, builder: Builder, features: Value, y_hat: Value, taps: Taps) -> Value:
@@ -174,7 +165,7 @@ class WindowModel(PositionModel):
 
     size: the window's (rows, columns); center: the coded position in it. estimator: a layer from (rows,
     columns, M + F) - y_hat at the mask's taps, zero elsewhere, then the features, zero outside the plane - to
-    (1, 1, 2M): M scales, then M means.
+    (1, 1, 2M): M scales, then M means, or what a `MixtureQuantization` takes.
     """
 
     estimator: Layer = field(repr=False)
@@ -182,14 +173,16 @@ class WindowModel(PositionModel):
     center: tuple[int, int]
     channels: int
     features: int
-    quantization: Quantization
+    quantization: Quantization | MixtureQuantization
+    inputs: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         inputs = self.channels + self.features
-        given = self.estimator.channels(inputs)
-        if min(self.channels, self.features) < 1 or given not in (None, 2 * self.channels):
+        object.__setattr__(self, "inputs", own_inputs(self.inputs, [self.estimator]))
+        given, each = self.estimator.channels(inputs), self.quantization.parameters_per_channel
+        if min(self.channels, self.features) < 1 or given not in (None, each * self.channels):
             raise ValueError(
-                f"an estimator from {inputs} to {given} channels; it must give 2 x {self.channels}"
+                f"an estimator from {inputs} to {given} channels; it must give {each} x {self.channels}"
             )
         if not all(0 <= at < size <= 64 for at, size in zip(self.center, self.size, strict=True)):
             raise ValueError(f"a window of {self.size} with its center at {self.center}")
@@ -212,62 +205,6 @@ class WindowModel(PositionModel):
             raise ValueError(
                 f"the taps of a {taps.shape} mask don't fit a {self.size} window with {self.center}"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class StepModel:
-    """A network for each step of an order, over whole planes: channel slices, quadtrees.
-
-    nets: from (y_hat as it is by then, zero where nothing is decoded, then the features), M + F channels, to
-    scales and means of all M channels, or of those alone that the step codes. An order of a single position
-    may leave a checkerboard's anchors out; the nets are those of the whole order.
-    """
-
-    nets: Sequence[Layer] = field(repr=False)
-    channels: int
-    features: int
-    quantization: Quantization
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "nets", tuple(self.nets))
-        for number, net in enumerate(self.nets):
-            try:
-                given = net.channels(self.channels + self.features)
-            except ValueError as error:
-                raise ValueError(f"net {number}: {error}") from None
-            if given is not None and (given % 2 or not 0 < given <= 2 * self.channels):
-                raise ValueError(f"net {number} gives {given} channels for a latent of {self.channels}")
-
-    def net(self, order: Order, step: int) -> Layer:
-        """The net of an order's step. ValueError if the order has other steps than the model."""
-        if len(order) == len(self.nets):
-            return self.nets[step]
-        if 2 * len(order) == len(self.nets) and (order.height, order.width) == (1, 1):
-            return self.nets[2 * step + int(order.steps[step].context)]
-        raise ValueError(f"{order.name} has {len(order)} steps, the model {len(self.nets)} nets")
-
-    def parameters(
-        self, planes: FloatArray, order: Order, step: int, threads: int = 1
-    ) -> tuple[FloatArray, FloatArray]:
-        """(scales, means), (n, width) float32 each, of a step's elements.
-
-        planes: (H, W, M + F) float32, y_hat as it is by then and the features.
-        """
-        elements = order.steps[step].elements(self.channels)
-        out = self.net(order, step)(planes, threads=threads, check=False)
-        rows, cols, channels = elements
-        given, odd = divmod(out.shape[2], 2)
-        if out.shape[:2] != planes.shape[:2] or odd or given not in (self.channels, channels.shape[1]):
-            raise ValueError(
-                f"net {step} gives {out.shape} for planes of {planes.shape}; it must give "
-                f"2 x {self.channels} channels of each position, or 2 x {channels.shape[1]}"
-            )
-        if given != self.channels:
-            channels = channels - channels[:, :1]
-        return out[rows, cols, channels], out[rows, cols, given + channels]
-
-
-Model = PositionModel | StepModel
 
 
 def own_steps(order: Order, joined: bool = False) -> Steps:

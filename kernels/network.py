@@ -38,13 +38,14 @@ class Device(Protocol):
 class Network:
     """A layer that can be called on arrays. Threads may share it: every call has a memory of its own.
 
-    Results are equal to the bit on any device, in any batch and with any number of threads.
+    Results are equal to the bit on any device, in any batch and with any number of threads. store: of the
+    device's packing, which networks that have layers in common may share.
     """
 
-    def __init__(self, layer: Layer, device: Device = cpu) -> None:
+    def __init__(self, layer: Layer, device: Device = cpu, store: WeightStore | None = None) -> None:
         self.layer, self.device = layer, device
         self._lock = Lock()
-        self._store = WeightStore(device.pack)
+        self._store = store or WeightStore(device.pack)
         self._programs: dict[Shapes, Program] = {}
 
     def __call__(

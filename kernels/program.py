@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -72,7 +73,8 @@ class Op(IntEnum):
     UNSHUFFLE = 10
     """Pixel unshuffle: positions to channels. 11: downscaling factor."""
     GATHER = 11
-    """Positions of each image in another sequence. 11: ints, the source position of each target position."""
+    """Positions of each image in another sequence. 11: ints, the source position of each target position; one
+    below 0 makes it +0."""
     COPY = 12
     """The source itself."""
     CONSTANT = 13
@@ -92,6 +94,7 @@ class Function(IntEnum):
     TANH = 7
     SIGMOID = 8
     ABS = 9
+    SQRT = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,3 +181,14 @@ class Program:
     capacity: int
     places: dict[str, tuple[int, int, int, int, int]]
     """(offset, pitch, height, width, channels) of the named values."""
+
+    @cached_property
+    def surroundings(self) -> tuple[int, int] | None:
+        """(rows, columns) within which the positions of a step must be; None: it works at no positions."""
+        reads = np.isin(self.table[:, Column.OP], (Op.CONTEXT, Op.WINDOW))
+        if not reads.any():
+            return None
+        height, width = (
+            int(self.table[reads, column].min()) for column in (Column.SOURCE_HEIGHT, Column.SOURCE_WIDTH)
+        )
+        return height, width

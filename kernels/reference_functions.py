@@ -70,6 +70,12 @@ def leaky_relu(x: FloatArray, slope: float = 0.01) -> FloatArray:
 
 
 @_quiet
+def sqrt(x: FloatArray) -> FloatArray:
+    """x <= 0 ? +0 : the root of x."""
+    return np.sqrt(np.where(x <= _ZERO, _ZERO, x))
+
+
+@_quiet
 def exp(x: FloatArray) -> FloatArray:
     """e^x."""
     vanishes = x < np.float32(-104)

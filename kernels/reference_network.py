@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import blocks, layers, reference, reference_functions
+from . import attentions, blocks, layers, parity, reference, reference_functions
 from .layers import Layer
 from .program import FloatArray
 
@@ -25,6 +25,7 @@ UNARY: dict[type[Layer], Callable[[FloatArray], FloatArray]] = {
     layers.Tanh: reference_functions.tanh,
     layers.Sigmoid: reference_functions.sigmoid,
     layers.Abs: reference_functions.absolute,
+    layers.Sqrt: reference_functions.sqrt,
 }
 
 
@@ -172,3 +173,55 @@ def _(layer: blocks.WindowAttention, x: FloatArray, inputs: Inputs) -> FloatArra
             out[at] = values
     assert out is not None
     return np.roll(out, (shift, shift), (0, 1))
+
+
+def _parity(shape: tuple[int, ...], parity: str) -> Any:
+    """(H, W) bool: the positions with an even or odd row + column."""
+    rows, cols = np.indices(shape[:2])
+    return (rows + cols) % 2 == (parity == "odd")
+
+
+@evaluate.register
+def _(layer: parity.Checkerboard, x: FloatArray, inputs: Inputs) -> FloatArray:
+    values = evaluate(layer.layer, x, inputs)
+    return np.where(_parity(x.shape, layer.parity)[..., None], values, np.float32(0))
+
+
+@evaluate.register
+def _(layer: attentions.LinearAttention, x: FloatArray, inputs: Inputs) -> FloatArray:
+    queries, keys, values = (evaluate(part, x, inputs) for part in (layer.query, layer.keys, layer.values))
+    asked = np.ones(queries.shape[:2], bool)
+    known = np.ones(keys.shape[:2], bool)
+    if layer.parity is not None:
+        asked = _parity(queries.shape, layer.parity)
+        known = ~asked
+    out = np.zeros_like(queries)
+    if known.any():
+        units = np.tile(np.eye(queries.shape[2] // layer.heads, dtype=np.float32), layer.heads)
+        mixed = reference_functions.attention(units, keys[known], values[known], layer.heads, 1)
+        out[asked] = reference_functions.attention(queries[asked], units, mixed, layer.heads, 1)
+    return evaluate(layer.proj, out, inputs)
+
+
+@evaluate.register
+def _(layer: attentions.LocalAttention, x: FloatArray, inputs: Inputs) -> FloatArray:
+    """Window by window, cut from a plane that has zeros around it."""
+    n, reach = layer.window, layer.window // 2
+    around = (reach, reach), (reach, reach)
+    qkv = np.pad(evaluate(layer.qkv, x, inputs), (*around, (0, 0)))
+    own = _parity(x.shape, layer.parity)
+    coded = np.pad(~own, around)
+    out = None
+    for r, c in np.argwhere(own):
+        at = slice(r, r + n), slice(c, c + n)
+        q, k, v = np.split(qkv[at].reshape(n * n, -1), 3, axis=1)
+        heard = coded[at].reshape(-1)
+        mask = np.where(heard[:, None] & ~heard, np.float32(-1000), np.float32(0))
+        assert layer.scale is not None
+        window = reference_functions.attention(q, k, v, layer.heads, layer.scale, layer.bias, mask)
+        one = evaluate(layer.proj, evaluate(layer.fusion, window.reshape(n, n, -1), inputs), inputs)
+        if out is None:
+            out = np.zeros((*own.shape, one.shape[2]), np.float32)
+        out[r, c] = one[0, 0]
+    assert out is not None
+    return out

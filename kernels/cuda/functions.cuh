@@ -4,7 +4,7 @@
 
 #include "platform.cuh"
 
-enum Function { kIdentity, kRelu, kLeakyRelu, kGelu, kGeluTanh, kExp, kSoftplus, kTanh, kSigmoid, kAbs };
+enum Function { kIdentity, kRelu, kLeakyRelu, kGelu, kGeluTanh, kExp, kSoftplus, kTanh, kSigmoid, kAbs, kSqrt };
 
 Q_DEVICE float abs_(float x) { return float_(bits_(x) & 0x7FFFFFFFu); }
 
@@ -13,6 +13,8 @@ Q_DEVICE float with_sign_(float x, float sign) {
 }
 
 Q_DEVICE float relu_(float x) { return x > 0.0f ? x : 0.0f; }
+
+Q_DEVICE float root_(float x) { return sqrt_(x <= 0.0f ? 0.0f : x); }
 
 Q_DEVICE float leaky_relu_(float x, float slope) {
     const float t = mul_(slope, x);
@@ -137,6 +139,7 @@ Q_DEVICE float unary_(int kind, float slope, float x) {
         case kTanh: return tanh_(x);
         case kSigmoid: return sigmoid_(x);
         case kAbs: return abs_(x);
+        case kSqrt: return root_(x);
         default: return x;
     }
 }

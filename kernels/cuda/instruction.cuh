@@ -45,8 +45,9 @@ struct Shared {
     float4 warps[1];              // per warp, two stages of STAGE_QUADS; then per warp, WARP_SUMS floats
 };
 constexpr int WARP_BYTES = 2 * STAGE_QUADS * sizeof(float4) + WARP_SUMS * sizeof(float);
-// What attention keeps for each query: the scores of its keys.
-constexpr int MAX_KEYS = WARP_BYTES / sizeof(float);
+// What attention keeps for each query: the scores of so many of its keys, whole blocks of terms.
+constexpr int PIECE_KEYS = WARP_BYTES / sizeof(float);
+static_assert(PIECE_KEYS % BLOCK_TERMS == 0, "a piece is whole blocks");
 
 Q_DEVICE int lane_number() { return threadIdx.x & 31; }
 Q_DEVICE int warp_number() { return threadIdx.x >> 5; }

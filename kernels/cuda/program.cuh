@@ -104,7 +104,8 @@ static __device__ void layer_norm(const i64* row, const Program& program, int n)
     });
 }
 
-// A warp for each query of each head: its lanes take keys in turn, then channels in turn.
+// A warp for each query of each head: its lanes take keys in turn, then channels in turn. The scores of keys that are
+// more than a piece are computed three times: for the maximum, the sum, and the probabilities of each piece.
 static __device__ void attend(const i64* row, const Program& program, int n, Shared* shared) {
     float* const memory = program.memory;
     const int queries = row[OWN + 4], keys = row[OWN + 5], heads = row[OWN + 6], dim = row[OWN + 7];
@@ -115,7 +116,8 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
     const i64 sequences = row[TARGET_HEIGHT] * row[TARGET_WIDTH] / queries;
     const bool same_keys = row[OWN + 12];
     const i64 key_pitch = row[OWN + 1], value_pitch = row[OWN + 3];
-    float* const p = reinterpret_cast<float*>(shared->warps) + warp_number() * MAX_KEYS;
+    float* const p = reinterpret_cast<float*>(shared->warps) + warp_number() * PIECE_KEYS;
+    const bool kept = keys <= PIECE_KEYS;
     const i64 positions = static_cast<i64>(n) * row[TARGET_HEIGHT] * row[TARGET_WIDTH], items = positions * heads;
     for (i64 item = first_item(program.blocks); item < items; item += item_step(program.blocks)) {
         const i64 position = item / heads, sequence = position / queries;
@@ -127,9 +129,7 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
         const float* const b = bias ? bias + (static_cast<i64>(head) * queries + query) * keys : nullptr;
         const float* const m =
             masks ? masks + (__ldg(mask_numbers + sequence % sequences) * queries + query) * keys : nullptr;
-        __syncwarp();
-        float most = -__int_as_float(0x7f800000);
-        for (int j = lane_number(); j < keys; j += 32) {
+        const auto score_of = [&](int j) {
             float score = 0;
             for (int first = 0; first < dim; first += BLOCK_TERMS) {
                 float sum = 0;
@@ -139,9 +139,13 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
             }
             score = mul_(score, scale);
             if (b) score = add_(score, __ldg(b + j));
-            if (m) score = add_(score, __ldg(m + j));
+            return m ? add_(score, __ldg(m + j)) : score;
+        };
+        float most = -__int_as_float(0x7f800000);
+        for (int j = lane_number(); j < keys; j += 32) {
+            const float score = score_of(j);
             most = score > most ? score : most;
-            p[j] = score;
+            if (kept) p[j] = score;
         }
         // The order decides only the sign of a maximum that is 0, and nothing depends on that: exp(-0) = exp(+0).
         for (int h = 16; h > 0; h /= 2) {
@@ -149,21 +153,29 @@ static __device__ void attend(const i64* row, const Program& program, int n, Sha
             most = other > most ? other : most;
         }
         const float total = reduce(keys, [&](int j, float sum) {
-            p[j] = exp_(sub_(p[j], most));
-            return add_(sum, p[j]);
+            const float e = exp_(sub_(kept ? p[j] : score_of(j), most));
+            if (kept) p[j] = e;
+            return add_(sum, e);
         });
-        for (int j = lane_number(); j < keys; j += 32) p[j] = div_(p[j], total);
-        __syncwarp();
         float* const target = memory + row[TARGET] + position * row[TARGET_PITCH] + head * dim;
-        for (int c = lane_number(); c < dim; c += 32) {
-            float out = 0;
-            for (int first = 0; first < keys; first += BLOCK_TERMS) {
-                float sum = 0;
-                const int end = min(keys, first + BLOCK_TERMS);
-                for (int j = first; j < end; ++j) sum = fma_(p[j], v[j * value_pitch + c], sum);
-                out = add_(out, sum);
+        for (int piece = 0; piece < keys; piece += PIECE_KEYS) {
+            const int count = min(PIECE_KEYS, keys - piece);
+            for (int j = lane_number(); j < count; j += 32)
+                p[j] = div_(kept ? p[j] : exp_(sub_(score_of(piece + j), most)), total);
+            __syncwarp();
+            for (int c = lane_number(); c < dim; c += 32) {
+                // Lanes keep their channels, so a piece finds the sum that the one before it left.
+                float out = piece ? target[c] : 0.0f;
+                for (int first = 0; first < count; first += BLOCK_TERMS) {
+                    float sum = 0;
+                    const int end = min(count, first + BLOCK_TERMS);
+                    for (int j = first; j < end; ++j)
+                        sum = fma_(p[j], v[static_cast<i64>(piece + j) * value_pitch + c], sum);
+                    out = add_(out, sum);
+                }
+                target[c] = out;
             }
-            target[c] = out;
+            __syncwarp();
         }
     }
 }
@@ -201,7 +213,7 @@ static __device__ void move(const i64* row, const Program& program, int n) {
         } else if (op == GATHER) {
             const i64 from = __ldg(program.ints + row[OWN] + spot.row * row[TARGET_WIDTH] + spot.column);
             const float* const x = at(0, 0) + from * row[SOURCE_PITCH];
-            put([&](int c) { return x[c]; });
+            put([&](int c) { return from < 0 ? 0.0f : x[c]; });
         } else if (op == COPY) {
             put([&](int c) { return memory[here + c]; });
         } else {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models import RESIDUAL
+from ..quantization import RESIDUAL
 from ._module import at, function, import_cupy
 
 _THREADS, _MOST_BLOCKS = 256, 1 << 16

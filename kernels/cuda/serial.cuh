@@ -3,7 +3,7 @@
 // Most blocks run the program; a few, the coder's, hold the table in their shared memory and have the groups among
 // them. They take turns through two counters: `READY` counts the program's blocks that have done a step's part,
 // `STORED` the coder's. So a step costs a barrier for each instruction that must wait, and the two handovers. Without a
-// stream, for QUANTIZE and PARAMETERS, all blocks run the program, and then divide the step's elements.
+// stream, for the other tasks, all blocks run the program, and then divide the step's elements.
 #pragma once
 #include "program.cuh"
 #include "quantize.cuh"
@@ -13,7 +13,7 @@ namespace serial {
 
 typedef long long i64;
 
-enum Task { DECODE, QUANTIZE, PARAMETERS };
+enum Task { DECODE, QUANTIZE, PARAMETERS, REFINE };
 enum Counter { MEETING, READY, STORED };
 // What is told of a failure: the first step that has one; the least element, in coding order, that is no legal latent.
 enum Failure { FAILED_STEP, ELEMENT };
@@ -35,7 +35,7 @@ struct Job {
     const i64 *starts, *context, *rows, *cols, *first;
     i64 width;
     // Parameters of position p of the step; or, with `images`, of each position of the plane. by_channel: of all
-    // channels, not only of those that are coded.
+    // channels, not only of those that are coded. REFINE's are one array, that of the scales.
     i64 scales, means, pitch, by_channel;
     // y_hat, and what it is quantized from, (.., plane_width, y_pitch).
     i64 plane, plane_width, plane_pitch;
@@ -43,8 +43,9 @@ struct Job {
     i64 y_pitch;
     const float* thresholds;
     i64 threshold_count, bits;
-    // Of the first step, in coding order; results of QUANTIZE and PARAMETERS, (elements,) each, of all steps.
-    i64 first_element;
+    // Of the first step: its number among those of all launches, and of its first element, in coding order. Results of
+    // QUANTIZE and PARAMETERS, (elements,) each, of all steps.
+    i64 first_step, first_element;
     float* offsets;
     int *indexes, *symbols;
     // The coder: its table, of whose cells `near_room` fit in shared memory beside the rows and `room`
@@ -85,10 +86,14 @@ struct Elements {
         const i64 at = first + nth, channel = (job.first ? job.first[at] : 0) + element % width;
         return {job.rows[at] * job.plane_width + job.cols[at], static_cast<int>(channel), nth};
     }
-    __device__ latent::Parameters parameters(int element) const {
+    // Where what the program gives for an element is, from that of the first.
+    __device__ i64 given(int element) const {
         const Place at = place(element);
         const i64 position = job.images ? at.position : at.nth;
-        const i64 own = position * job.pitch + (job.by_channel ? at.channel : element % static_cast<int>(job.width));
+        return position * job.pitch + (job.by_channel ? at.channel : element % static_cast<int>(job.width));
+    }
+    __device__ latent::Parameters parameters(int element) const {
+        const i64 own = given(element);
         return latent::parameters(job.memory[job.scales + own], job.memory[job.means + own], job.thresholds,
                                   job.threshold_count, job.bits);
     }
@@ -98,13 +103,14 @@ struct Elements {
 };
 
 Q_DEVICE void fail(const Job& job, i64 step, i64 element) {
-    atomicMin(job.failure + FAILED_STEP, step);
+    atomicMin(job.failure + FAILED_STEP, job.first_step + step);
     if (element >= 0) atomicMin(job.failure + ELEMENT, element);
 }
 
-// After all have done their part of a step: whether it failed. A later step's failure may be there already.
+// After all have done their part of a step: whether it or one before failed. A later step's failure may be there
+// already, but never changes what this says.
 Q_DEVICE bool failed(const Job& job, i64 step) {
-    return *reinterpret_cast<const volatile i64*>(job.failure + FAILED_STEP) <= step;
+    return *reinterpret_cast<const volatile i64*>(job.failure + FAILED_STEP) <= job.first_step + step;
 }
 
 // ---- the coder's blocks ----
@@ -212,20 +218,35 @@ static __device__ void decode_steps(const Job& job, unsigned char* dynamic) {
 
 // ---- the program's blocks ----
 
+// work(i) for the step's elements i, divided among all blocks.
+template <class F> Q_DEVICE void each_element(const Job& job, const Elements& elements, F work) {
+    for (i64 i = blockIdx.x * static_cast<i64>(blockDim.x) + threadIdx.x; i < elements.count;
+         i += static_cast<i64>(job.program_blocks) * blockDim.x)
+        work(static_cast<int>(i));
+}
+
 static __device__ void quantize_step(const Job& job, i64 step, const Elements& elements) {
     const i64 base = elements.number();
-    for (i64 i = blockIdx.x * static_cast<i64>(blockDim.x) + threadIdx.x; i < elements.count;
-         i += static_cast<i64>(job.program_blocks) * blockDim.x) {
+    each_element(job, elements, [&](int i) {
         const latent::Parameters one = elements.parameters(i);
         job.offsets[base + i] = one.offset, job.indexes[base + i] = one.index;
-        if (job.task != QUANTIZE) continue;
+        if (job.task != QUANTIZE) return;
         const Elements::Place at = elements.place(i);
         float y_hat;
         const float y = job.y[at.position * job.y_pitch + at.channel];
         if (!latent::quantize(y, one.offset, job.bits, job.symbols[base + i], y_hat))
             fail(job, step, base + i);
         *elements.y_hat(at) = y_hat;
-    }
+    });
+}
+
+static __device__ void refine_step(const Job& job, i64 step, const Elements& elements) {
+    each_element(job, elements, [&](int i) {
+        float& y_hat = *elements.y_hat(elements.place(i));
+        // A latent has no -0.
+        y_hat = add_(add_(y_hat, job.memory[job.scales + elements.given(i)]), 0.0f);
+        if (!(fabsf(y_hat) <= latent::LATENT_LIMIT)) fail(job, step, elements.number() + i);
+    });
 }
 
 // `given` has all but the last four fields.
@@ -236,6 +257,8 @@ static __device__ void walk(const i64* given, unsigned* counters, i64* failure, 
         reinterpret_cast<i64*>(dynamic)[i] = given[i];
     if (threadIdx.x == 0) job.counters = counters, job.failure = failure, job.results = results, job.ticks = ticks;
     __syncthreads();
+    // Whatever a launch before this one found. What this one finds has later steps, so all blocks agree.
+    if (failed(job, -1)) return;
     dynamic += JOB_BYTES;
     if (static_cast<i64>(blockIdx.x) >= job.program_blocks) return decode_steps(job, dynamic);
     program::Shared* const shared = reinterpret_cast<program::Shared*>(dynamic);
@@ -252,7 +275,10 @@ static __device__ void walk(const i64* given, unsigned* counters, i64* failure, 
             program::await(job.counters + STORED, job.coder_blocks * (step + 1));
         } else {
             program::meet(job.counters + MEETING, goal, blocks);
-            quantize_step(job, step, Elements(job, step));
+            if (job.task == REFINE)
+                refine_step(job, step, Elements(job, step));
+            else
+                quantize_step(job, step, Elements(job, step));
             program::meet(job.counters + MEETING, goal, blocks);
         }
         if (failed(job, step)) return;

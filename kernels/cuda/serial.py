@@ -4,34 +4,28 @@
     y_hat = decode_latent(decoder, features, model, order)         # with a `decoder.Decoder`
 
 What `kernels.latent` does on a CPU, equal to the bit: all steps of a model of positions are one cooperative
-launch, as is each step of a `StepModel`. Arrays are CuPy's or torch CUDA tensors, read where they are.
+launch; `plan` says what those of a `StepModel` are. Arrays are CuPy's or torch CUDA tensors, read where they
+are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..builder import Builder
-from ..models import LATENT_LIMIT, Model, PositionModel, StepModel, own_steps, position_steps
-from ..orders import Order, Steps
-from ..program import IntArray, Op, Program, WeightStore
-from ._module import at, device_array, import_cupy
+from ..models import PositionModel
+from ..orders import Order
+from ..program import IntArray, Op
+from ..quantization import LATENT_LIMIT
+from ..step_models import Model
+from ._module import at, device_array, import_cupy, one_device
 from .decoder import Decoder, Loan
 from .encoder import Encoder
-from .network import PerDevice, finite, launch, launch_shape, like, load, shared_room
-from .table import pack, shared_bytes
-
-CHUNK = 8192
-"""Positions of a step that are worked on together, so that memory grows little with the image."""
-
-PIECE = 8192
-"""Elements of a step that the coder has in shared memory at once, at most."""
-
-MAX_STEP = 2**31 - 1 - PIECE
-"""Elements of a step, positions x width: the kernel counts them in int, up to a piece beyond the last."""
+from .network import finite, launch, launch_shape, like, load, shared_room
+from .plan import PIECE, plan, table_quantization
+from .table import shared_bytes
 
 PARTS = ("index", "coder", "context", "nets")
 """Where time goes, as in `kernels.latent`."""
@@ -39,7 +33,7 @@ PARTS = ("index", "coder", "context", "nets")
 PROGRAM_SHARE = 16
 """Blocks that run the program for each of the coder's, at least."""
 
-DECODE, QUANTIZE, PARAMETERS = range(3)
+DECODE, QUANTIZE, PARAMETERS, REFINE = range(4)
 
 JOB = """
     task ticking
@@ -47,7 +41,7 @@ JOB = """
     steps starts context rows cols first width
     scales means pitch by_channel
     plane plane_width plane_pitch y y_pitch thresholds threshold_count bits
-    first_element offsets indexes symbols
+    first_step first_element offsets indexes symbols
     coder_blocks room near_room table_rows table_cells row_count precision cell_count lanes groups
     first_number
     states progress words
@@ -60,50 +54,73 @@ _TICKS, _COUNTERS, _NEVER = 2, 2, 2**62
 
 
 def decode_latent(
-    decoder: Decoder, features: Any, model: Model, order: Order, *, ticks: dict[str, int] | None = None
+    decoder: Decoder,
+    features: Any,
+    model: Model,
+    order: Order,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    ticks: dict[str, int] | None = None,
 ) -> Any:
     """The latent, (H, W, M) float32, that `encode_latent` put under the same features and order.
 
     features: (H, W, F) float32, finite, on the decoder's device; the latent is an array of the same kind.
-    ticks: gets the time of each of PARTS added, in clock cycles of a multiprocessor. Raises TypeError and
-    ValueError for arrays that don't fit, CorruptStream for latents beyond +-2^24, and what the decoder
-    raises. CorruptStream ends the decoder, as does a launch that fails.
+    inputs: those that the model names, (H', W', C) float32 each, finite, on the same device. ticks: gets the
+    time of each of PARTS added, in clock cycles of a multiprocessor. Raises TypeError and ValueError for
+    arrays that don't fit, TypeError for a model of mixtures, CorruptStream for latents beyond +-2^24, and
+    what the decoder raises. CorruptStream ends the decoder, as does a launch that fails.
     """
-    array = device_array("features", features)
-    with at(array.device.id):
-        latent = _Latent(model, order, array)
+    array, others = _on_device(features, inputs, model)
+    with at(one_device([array, *others.values()])):
+        latent = _Latent(model, order, array, others)
         latent.decode(decoder, ticks)
         return like(latent.y_hat.copy(), features)
 
 
-def encode_latent(encoder: Encoder, y: Any, features: Any, model: Model, order: Order) -> Any:
+def encode_latent(
+    encoder: Encoder,
+    y: Any,
+    features: Any,
+    model: Model,
+    order: Order,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+) -> Any:
     """Put a latent (H, W, M) into `encoder`, in coding order; gives what the decoder will find.
 
     In integer mode y holds integers within +-2^24, and is y_hat itself; in residual mode it holds any finite
     numbers. Arrays and errors else as `decode_latent`; ValueError for a value that doesn't fit.
     """
-    array, numbers = device_array("features", features), device_array("y", y)
-    with at(array.device.id):
+    (array, others), numbers = _on_device(features, inputs, model), device_array("y", y)
+    with at(one_device([array, *others.values(), numbers])):
         numbers = _latent_numbers(numbers, model, order)
         # What positions read of integers is known, so steps that read alike are taken together.
-        known = model.quantization.fraction_bits is not None and isinstance(model, PositionModel)
-        latent = _Latent(model, order, array, numbers if known else None, joined=known)
+        known = table_quantization(model).fraction_bits is not None and isinstance(model, PositionModel)
+        latent = _Latent(model, order, array, others, numbers if known else None, joined=known)
         symbols, indexes = latent.quantize(numbers)
         encoder.put(symbols, indexes)
         return like(latent.y_hat.copy(), y)
 
 
-def latent_parameters(y_hat: Any, features: Any, model: PositionModel, order: Order) -> tuple[Any, Any]:
+def latent_parameters(
+    y_hat: Any,
+    features: Any,
+    model: PositionModel,
+    order: Order,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+) -> tuple[Any, Any]:
     """(offsets float32, indexes int32), (H, W, M) each, of a complete latent in one pass.
 
     Equal to what `decode_latent` finds step by step. An offset is what symbols are counted from: the mean, or
     in integer mode its integer part. Arrays and errors as `encode_latent`.
     """
     cupy = import_cupy()
-    array, numbers = device_array("features", features), device_array("y_hat", y_hat)
-    with at(array.device.id):
+    (array, others), numbers = _on_device(features, inputs, model), device_array("y_hat", y_hat)
+    with at(one_device([array, *others.values(), numbers])):
         _check_shape("y_hat", numbers, (order.height, order.width, model.channels))
-        latent = _Latent(model, order, array, finite("y_hat", numbers.astype(np.float32)), joined=True)
+        numbers = finite("y_hat", numbers.astype(np.float32))
+        latent = _Latent(model, order, array, others, numbers, joined=True)
         offsets, indexes = latent.parameters()
         steps = latent.plan.steps
         place = cupy.asarray(steps.rows * order.width + steps.cols)
@@ -115,145 +132,36 @@ def latent_parameters(y_hat: Any, features: Any, model: PositionModel, order: Or
         return out[0], out[1]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Steps that one launch takes, with their program."""
-
-    program: Program
-    starts: IntArray
-    context: IntArray
-    width: int
-    images: int
-    given: int
-    """Channels of which the program gives scales and means."""
-    input: str
-    """The place of y_hat in the program."""
-
-    def fields(self, channels: int) -> dict[str, int]:
-        """What a job says of it, but for addresses."""
-        result, pitch, *_ = self.program.places["result"]
-        plane, plane_pitch, _, plane_width, _ = self.program.places[self.input]
-        return {
-            "instructions": len(self.program.table),
-            "images": self.images,
-            "steps": len(self.context),
-            "width": self.width,
-            "scales": result,
-            "means": result + self.given,
-            "pitch": pitch,
-            "by_channel": int(self.images and self.given == channels),
-            "plane": plane,
-            "plane_width": plane_width,
-            "plane_pitch": plane_pitch,
-        }
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a model's latents are coded in an order: made once for both, on a device."""
-
-    model: Model
-    steps: Steps
-    parts: tuple[_Part, ...]
-    positions: tuple[Any, ...]
-    """rows, cols, first on the device."""
-    thresholds: Any
-    bounds: tuple[tuple[Any, Any], ...]
-    """starts and context of each part on the device."""
-
-
-_stores, _plans = PerDevice(), PerDevice()
-
-
-def _plan(model: Model, order: Order, joined: bool) -> _Plan:
-    cupy = import_cupy()
-    # The plan keeps the model alive, and so its number taken.
-    key = id(model), cupy.cuda.Device().id, joined
-    return _plans.get(order, key, lambda: _make_plan(model, order, joined))
-
-
-def _make_plan(model: Model, order: Order, joined: bool) -> _Plan:
-    cupy = import_cupy()
-    if isinstance(model, StepModel):
-        steps = own_steps(order)
-        parts = _step_parts(model, order, steps)
-    else:
-        steps = position_steps(order, joined)
-        parts = (_position_part(model, order, steps),)
-    for part in parts:
-        _check_step(part)
-    positions = tuple(cupy.asarray(axis) for axis in (steps.rows, steps.cols, steps.first))
-    bounds = tuple((cupy.asarray(part.starts), cupy.asarray(part.context)) for part in parts)
-    thresholds = cupy.asarray(model.quantization.thresholds)
-    # Others than the current stream may use the arrays later.
-    cupy.cuda.get_current_stream().synchronize()
-    return _Plan(model, steps, parts, positions, thresholds, bounds)
-
-
-def _check_step(part: _Part) -> None:
-    positions = int(np.diff(part.starts).max(initial=0))
-    if positions * part.width > MAX_STEP:
-        raise ValueError(
-            f"a step of {positions} positions and {part.width} channels each, {MAX_STEP} elements are coded "
-            f"at once at most"
-        )
-
-
-def _position_part(model: PositionModel, order: Order, steps: Steps) -> _Part:
-    model.check_taps(order.taps)
-    counts = -(-np.diff(steps.starts) // CHUNK)
-    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.append(np.repeat(steps.starts[:-1], counts) + CHUNK * nth, steps.starts[-1])
-    builder = Builder(_stores.get(model, None, lambda: model.stored(pack)), int(np.diff(starts).max()))
-    y_hat = builder.plane("y_hat", order.height, order.width, model.channels)
-    features = builder.plane("features", order.height, order.width, model.features)
-    builder.output("result", model.emit(builder, features, y_hat, order.taps))
-    context = np.repeat(steps.context, counts).astype(np.int64)
-    return _Part(builder.build(), starts, context, model.channels, 0, model.channels, "y_hat")
-
-
-def _step_parts(model: StepModel, order: Order, steps: Steps) -> tuple[_Part, ...]:
-    store = _stores.get(model, None, lambda: WeightStore(pack))
-    parts = []
-    for number, width in enumerate(steps.width.tolist()):
-        width = width or model.channels
-        builder = Builder(store, 1)
-        planes = builder.input("planes", order.height, order.width, model.channels + model.features)
-        out = model.net(order, number).emit(builder, planes)
-        given, odd = divmod(out.channels, 2)
-        size = order.height, order.width
-        if (out.height, out.width) != size or odd or given not in (model.channels, width):
-            raise ValueError(
-                f"net {number} gives {out.height}x{out.width} positions of {out.channels} channels; it must "
-                f"give 2 x {model.channels} channels of each of {size[0]}x{size[1]}, or 2 x {width}"
-            )
-        builder.output("result", out)
-        starts, none = steps.starts[number : number + 2], np.zeros(1, np.int64)
-        parts.append(_Part(builder.build(), starts, none, width, 1, given, "planes"))
-    return tuple(parts)
-
-
 class _Latent:
     """A latent, a model and an order, in the memory of the current device."""
 
     def __init__(
-        self, model: Model, order: Order, features: Any, y_hat: Any = None, joined: bool = False
+        self,
+        model: Model,
+        order: Order,
+        features: Any,
+        inputs: Mapping[str, Any],
+        y_hat: Any = None,
+        joined: bool = False,
     ) -> None:
         cupy = import_cupy()
-        size = order.height, order.width
-        _check_shape("features", features, (*size, model.features))
-        if features.dtype != np.float32:
-            raise TypeError(f"features must be float32, not {features.dtype}")
+        _check_features(features, model, order)
+        _check_inputs(inputs, model)
         if order.channels not in (None, model.channels):
             raise ValueError(f"{order.name} codes {order.channels} channels, the model {model.channels}")
-        self.plan = _plan(model, order, joined)
-        self._model, self._order = model, order
+        shapes = {name: array.shape for name, array in inputs.items()}
+        self.plan = plan(model, order, shapes, joined)
+        self._inputs = inputs
         self._memory = cupy.empty(max(part.program.size for part in self.plan.parts), np.float32)
         self._channels = model.channels
         if isinstance(model, PositionModel):
-            self._plane(0, "features")[...] = finite("features", features)
+            self._plane(0, "features")[...] = features
         else:
-            self._plane(0)[:, :, model.channels :] = finite("features", features)
+            decoded = model.channels + model.features
+            self._plane(0)[:, :, model.channels : decoded] = features
+            self._plane(0)[:, :, decoded:] = 0
+        for name, values in inputs.items():
+            self._plane(0, name)[...] = values
         # A latent has no -0.
         self._plane(0)[:, :, : model.channels] = 0 if y_hat is None else y_hat + np.float32(0)
 
@@ -267,11 +175,6 @@ class _Latent:
         """View of (H, W, M), as the last part leaves it."""
         return self._plane(len(self.plan.parts) - 1)[:, :, : self._channels]
 
-    def _elements(self) -> IntArray:
-        """(parts + 1,): where each part's elements begin, in coding order."""
-        counts = [(part.starts[-1] - part.starts[0]) * part.width for part in self.plan.parts]
-        return np.cumsum([0, *counts], dtype=np.int64)
-
     def _walk(
         self, task: int, fields: dict[str, Any], groups: int = 0, ticks: dict[str, int] | None = None
     ) -> tuple[int, tuple[int, int] | None]:
@@ -283,8 +186,8 @@ class _Latent:
         cupy = import_cupy()
         parts, bounds = self.plan.parts, self.plan.bounds
         loaded = [load(part.program) for part in parts]
-        thresholds = self.plan.thresholds
-        fields = fields | {"task": task, "groups": groups, "memory": self._memory, "bits": _bits(self._model)}
+        thresholds, bits = self.plan.thresholds, self.plan.quantization.bits
+        fields = fields | {"task": task, "groups": groups, "memory": self._memory, "bits": bits}
         fields |= {"thresholds": thresholds, "threshold_count": thresholds.size}
         fields |= dict(zip(("rows", "cols", "first"), self.plan.positions, strict=True))
         counts = [len(part.program.table) + _TICKS for part in parts]
@@ -294,17 +197,20 @@ class _Latent:
         failure, results = slice(*ends[2:4]), slice(*ends[3:5])
         host = np.zeros(ends[-1], np.int64)
         host[failure] = _NEVER
-        launches = []
+        blocks = fields["program_blocks"] + fields.get("coder_blocks", 0)
+        launches, first_step = [], 0
         for number, (part, one) in enumerate(zip(parts, loaded, strict=True)):
             job = fields | part.fields(self._channels) | one._asdict()
             job |= dict(zip(("starts", "context"), bounds[number], strict=True))
-            job |= {"first_element": int(self._elements()[number]), "ticking": int(ticks is not None)}
+            job |= {"first_step": first_step, "ticking": int(ticks is not None)}
+            if part.refines:
+                job |= {"task": REFINE, "program_blocks": blocks}
+            first_step += len(part.context)
             own = slice(number * len(JOB), (number + 1) * len(JOB))
             counters = slice(ends[1] + number * _COUNTERS, ends[1] + (number + 1) * _COUNTERS)
             host[own] = [_number(job.get(name, 0)) for name in JOB]
             launches.append((own, counters, failure, results, slice(*ends[4 + number : 6 + number])))
         words = cupy.asarray(host)
-        blocks = fields["program_blocks"] + fields.get("coder_blocks", 0)
         for number, arrays in enumerate(launches):
             if number:
                 self._carry(number)
@@ -319,10 +225,13 @@ class _Latent:
         return int(found[failure][1]), group
 
     def _carry(self, number: int) -> None:
-        """The planes to where the next part's program has them, if that is elsewhere."""
-        places = [self.plan.parts[at].program.places["planes"] for at in (number - 1, number)]
-        if places[0] != places[1]:
+        """What the programs share to where the next part's has it, unless the one before left it there."""
+        last, own = (self.plan.parts[at].program.places for at in (number - 1, number))
+        if last["planes"] != own["planes"]:
             self._plane(number)[...] = self._plane(number - 1).copy()
+        for name, values in self._inputs.items():
+            if last[name] != own[name]:
+                self._plane(number, name)[...] = values
 
     def _count(self, ticks: dict[str, int], counted: list[IntArray]) -> None:
         for part, own in zip(self.plan.parts, counted, strict=True):
@@ -339,7 +248,7 @@ class _Latent:
         # What can fail without the decoder must do so before it is lent.
         for part in self.plan.parts:
             load(part.program)
-        loan = decoder.lend(self._model.quantization.rows)
+        loan = decoder.lend(self.plan.quantization.rows)
         try:
             fields = self._coder_fields(loan)
         except BaseException:
@@ -351,8 +260,8 @@ class _Latent:
             decoder.take_back(0, *failed)
         if element != _NEVER:
             # The states are where the launch's last step left them.
-            decoder.refuse(f"the latent at {self._place(element)} lies beyond +-{LATENT_LIMIT}")
-        decoder.take_back(int(self._elements()[-1]))
+            decoder.refuse(f"the latent at {self.plan.place(element)} lies beyond +-{LATENT_LIMIT}")
+        decoder.take_back(self.plan.elements)
 
     def _coder_fields(self, loan: Loan) -> dict[str, Any]:
         """What a job says of the coder and the launch. RuntimeError for a device that is too small."""
@@ -388,7 +297,7 @@ class _Latent:
     def _all(self, task: int, y: Any = None) -> tuple[Any, Any, Any]:
         """(offsets, indexes, symbols) in coding order."""
         cupy = import_cupy()
-        count = int(self._elements()[-1])
+        count = self.plan.elements
         blocks, threads = launch_shape(JOB_BYTES)
         out = [cupy.empty(count, dtype) for dtype in (np.float32, np.int32, np.int32)]
         fields = dict(zip(("offsets", "indexes", "symbols"), out, strict=True))
@@ -397,7 +306,7 @@ class _Latent:
             fields |= {"y": y, "y_pitch": self._channels}
         element, _ = self._walk(task, fields)
         if element != _NEVER:
-            at = self._place(element)
+            at = self.plan.place(element)
             raise ValueError(
                 f"y is {float(y[at])} at {at}: a latent or its symbol would lie beyond +-{LATENT_LIMIT}"
             )
@@ -412,24 +321,36 @@ class _Latent:
         _, indexes, symbols = self._all(QUANTIZE, y)
         return symbols, indexes
 
-    def _place(self, element: int) -> tuple[int, int, int]:
-        """(row, column, channel) of an element in coding order."""
-        begins, steps = self._elements(), self.plan.steps
-        number = int(np.searchsorted(begins, element, side="right")) - 1
-        part = self.plan.parts[number]
-        nth, channel = divmod(element - int(begins[number]), part.width)
-        at = int(part.starts[0]) + nth
-        return int(steps.rows[at]), int(steps.cols[at]), int(steps.first[at]) + channel
-
 
 def _number(value: Any) -> int:
     """What a job's field holds: an address for an array."""
     return int(value.data.ptr if isinstance(value, import_cupy().ndarray) else value)
 
 
-def _bits(model: Model) -> int:
-    bits = model.quantization.fraction_bits
-    return -1 if bits is None else bits
+def _on_device(features: Any, inputs: Mapping[str, Any] | None, model: Model) -> tuple[Any, dict[str, Any]]:
+    """The features and the inputs as CuPy arrays. TypeError for others, and for a model of mixtures."""
+    table_quantization(model)
+    arrays = {name: device_array(f"the input {name!r}", values) for name, values in (inputs or {}).items()}
+    return device_array("features", features), arrays
+
+
+def _check_features(features: Any, model: Model, order: Order) -> None:
+    _check_shape("features", features, (order.height, order.width, model.features))
+    if features.dtype != np.float32:
+        raise TypeError(f"features must be float32, not {features.dtype}")
+    finite("features", features)
+
+
+def _check_inputs(inputs: Mapping[str, Any], model: Model) -> None:
+    if set(inputs) != set(model.inputs):
+        raise ValueError(f"inputs {sorted(inputs)}, the model reads {sorted(model.inputs)}")
+    for name, array in inputs.items():
+        what, channels = f"the input {name!r}", model.inputs[name]
+        if array.ndim != 3 or array.shape[2] != channels or not array.size:
+            raise ValueError(f"{what} of shape {array.shape} must be (H, W, {channels})")
+        if array.dtype != np.float32:
+            raise TypeError(f"{what} must be float32, not {array.dtype}")
+        finite(what, array)
 
 
 def _check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
@@ -443,7 +364,7 @@ def _latent_numbers(y: Any, model: Model, order: Order) -> Any:
     if y.dtype.kind not in "iuf":
         raise TypeError(f"y must be numbers, not {y.dtype}")
     _check_shape("y", y, (order.height, order.width, model.channels))
-    if model.quantization.fraction_bits is not None:
+    if table_quantization(model).fraction_bits is not None:
         wide = y.astype(np.float64)
         bad = ~((wide == np.rint(wide)) & (abs(wide) <= LATENT_LIMIT))
         if bool(bad.any()):

@@ -17,8 +17,8 @@ PHASES, MEETS = COLUMNS, COLUMNS + 1
 
 SHARED_BASE, SHARED_PER_WARP = 512 + 5120, 13824
 """Bytes of shared memory of a block that runs programs: `Shared` of program.cuh."""
-MAX_KEYS = SHARED_PER_WARP // 4
-"""Keys that a query may attend to: a warp keeps their scores in its shared memory."""
+PIECE_KEYS = SHARED_PER_WARP // 4
+"""Keys of which a warp keeps a query's scores in its shared memory; of more it computes them again."""
 MAX_POSITIONS = 2**31 - 1
 """Positions of all images together, and of attention's queries times heads."""
 
@@ -149,5 +149,3 @@ def _check(row: IntArray, capacity: int) -> None:
             raise ValueError(
                 f"{images} images of {height}x{width} positions and {heads} heads exceed {MAX_POSITIONS}"
             )
-    if row[Column.OP] == Op.ATTENTION and row[_OWN + 5] > MAX_KEYS:
-        raise ValueError(f"attention to {row[_OWN + 5]} keys, a GPU's block has room for {MAX_KEYS}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quadrans.kernels import blocks, layers
+from quadrans.kernels import attentions, blocks, layers, parity
 from quadrans.kernels.builder import Builder
 from quadrans.kernels.layers import Layer
 from quadrans.kernels.program import WeightStore
@@ -34,6 +34,7 @@ ELEMENTWISE = (
     layers.Tanh(),
     layers.Sigmoid(),
     layers.Abs(),
+    layers.Sqrt(),
 )
 
 
@@ -126,6 +127,29 @@ class Grower:
         qkv, proj = self.linear(shape, 3 * width), self.linear((*shape[:2], width))
         return blocks.WindowAttention(qkv, proj, heads, window, self.pick(*range(window)), bias)
 
+    def parity(self) -> str:
+        return str(self.rng.choice(["even", "odd"]))
+
+    def checkerboard(self, shape: Shape) -> Layer:
+        inner = blocks.Sequential([self.linear(shape), self.elementwise(shape)])
+        return parity.Checkerboard(self.parity(), inner if self.rng.random() < 0.7 else blocks.Sequential())
+
+    def linear_attention(self, shape: Shape) -> Layer:
+        heads = self.pick(1, 2, 3)
+        width = heads * self.pick(1, 3, 4)
+        parts = [self.linear(shape, width) for _ in range(3)]
+        which = self.parity() if self.rng.random() < 0.6 else None
+        return attentions.LinearAttention(*parts, self.linear((*shape[:2], width)), heads, which)
+
+    def local_attention(self, shape: Shape) -> Layer:
+        window, heads = self.pick(1, 3, 5), self.pick(1, 2)
+        width, outputs = heads * self.pick(1, 3), self.pick(1, 4, 17)
+        fusion = layers.Conv2d(self.weights(outputs, width, window, window), self.bias(outputs))
+        bias = self.weights(heads, window**2, window**2) if self.rng.random() < 0.6 else None
+        proj = self.linear((*shape[:2], outputs)) if self.rng.random() < 0.5 else blocks.Sequential()
+        qkv = self.linear(shape, 3 * width)
+        return attentions.LocalAttention(qkv, fusion, heads, self.parity(), proj, bias)
+
     def keeping(self, shape: Shape, depth: int) -> Layer:
         """A layer that keeps the shape."""
         first = self.tree(shape, depth)
@@ -177,6 +201,9 @@ class Grower:
             self.constant,
             self.cross_attention,
             self.window_attention,
+            self.checkerboard,
+            self.linear_attention,
+            self.local_attention,
         ]
 
     def tree(self, shape: Shape, depth: int) -> Layer:

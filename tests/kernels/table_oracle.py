@@ -26,6 +26,7 @@ UNARY = {
     Function.TANH: lambda x, slope: functions.tanh(x),
     Function.SIGMOID: lambda x, slope: functions.sigmoid(x),
     Function.ABS: lambda x, slope: functions.absolute(x),
+    Function.SQRT: lambda x, slope: functions.sqrt(x),
 }
 
 
@@ -206,7 +207,8 @@ class _Machine:
         assert 0 <= row[11] <= row[11] + count <= len(self.ints)
         places = self.ints[row[11] : row[11] + count]
         x = self.source(row).reshape(self.n, -1, row[5])
-        self.target(row)[...] = x[:, places].reshape(self.target(row).shape)
+        got = np.where(places[:, None] < 0, np.float32(0), x[:, places])
+        self.target(row)[...] = got.reshape(self.target(row).shape)
 
     def copy(self, row: list[int]) -> None:
         self.target(row)[...] = self.source(row)

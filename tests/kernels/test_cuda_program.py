@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from quadrans.kernels.builder import Builder
 from quadrans.kernels.cuda.serial import JOB_BYTES
 from quadrans.kernels.cuda.table import (
-    MAX_KEYS,
     MEETS,
     PHASES,
+    PIECE_KEYS,
     ROW_COLUMNS,
     SHARED_BASE,
     SHARED_PER_WARP,
@@ -162,7 +162,7 @@ def everything(rng) -> dict[str, object]:
         "multiply": lambda b: b.multiply(b.input("x", 3, 4, 35), b.input("z", 3, 4, 40).part(5, 40)),
         "shuffle": lambda b: b.shuffle(b.input("x", 3, 2, 36), 3),
         "unshuffle": lambda b: b.unshuffle(b.input("x", 6, 4, 35), 2),
-        "gather": lambda b: b.gather(b.input("x", 3, 4, 35), np.array([5, 0, 11, 5, 5, 2]), (2, 3)),
+        "gather": lambda b: b.gather(b.input("x", 3, 4, 35), np.array([5, 0, 11, 5, -1, 2]), (2, 3)),
         "concatenate": lambda b: b.concatenate([b.input("x", 3, 4, 35), b.input("z", 3, 4, 3)]),
         "constant": lambda b: b.add(b.input("x", 2, 1, 37), b.constant(vector[:, None])),
     }
@@ -172,6 +172,22 @@ def everything(rng) -> dict[str, object]:
 def test_operations(name, rng, assert_same_bits):
     planes = ("pairs",) if name == "tokens" else ()
     expected, got = both(everything(rng)[name], 2, rng, planes=planes, shapes=[(1, 32), (5, 96)])
+    for one in got:
+        assert_same_bits(expected, one)
+
+
+@pytest.mark.parametrize("keys", [PIECE_KEYS, PIECE_KEYS + 1, 2 * PIECE_KEYS + 100])
+def test_more_keys_than_a_piece(keys, rng, assert_same_bits):
+    """Their scores are computed again for each piece; bias and masks are added each time."""
+    extras = rng.standard_normal((3, 1, keys)).astype(np.float32)
+    bias, masks = extras[:2], (extras[2:], np.zeros(1, np.int64))
+
+    def emit(b: Builder) -> Value:
+        q, k, v = b.input("q", 1, 1, 6), b.plane("k", 1, keys, 6), b.plane("v", 1, keys, 6)
+        return b.attention(q, k, v, 2, 0.7, (1, keys), bias, masks)
+
+    expected, got = both(emit, 1, rng, planes=("k", "v"), shapes=[(1, 32), (3, 64)])
+    assert np.isfinite(expected).all()
     for one in got:
         assert_same_bits(expected, one)
 
@@ -279,14 +295,14 @@ def test_constants_are_the_kernels():
         "program::PHASES",
         "program::MEETS",
         "program::ROW_COLUMNS",
-        "program::MAX_KEYS",
+        "program::PIECE_KEYS",
         *sizes,
     ]
     body = "".join(f"out[{i}] = {value};" for i, value in enumerate(values))
     code = f'#include "serial.cuh"\nextern "C" __global__ void constants(long long* out) {{ {body} }}'
     found = np.zeros(len(values), np.int64)
     build(code, include=(CUDA,)).launch("constants", (1,), (1,), (found,))
-    constants = [PHASES, MEETS, ROW_COLUMNS, MAX_KEYS, SHARED_BASE, SHARED_PER_WARP, JOB_BYTES]
+    constants = [PHASES, MEETS, ROW_COLUMNS, PIECE_KEYS, SHARED_BASE, SHARED_PER_WARP, JOB_BYTES]
     assert found.tolist() == [*Op, *Column, *constants]
 
 
@@ -298,12 +314,5 @@ def test_refused():
         builder.output("y", row_of(builder))
         return device_table(builder.build())
 
-    def attention(b, keys):
-        x = b.input("x", 1, keys, 4)
-        return b.attention(x, x, x, 2, 1.0, (keys, keys))
-
-    of(lambda b: attention(b, MAX_KEYS))
-    with pytest.raises(ValueError, match=f"attention to {MAX_KEYS + 1} keys"):
-        of(lambda b: attention(b, MAX_KEYS + 1))
     with pytest.raises(ValueError, match="70000 images of 200x200 positions"):
         of(lambda b: b.unary(b.input("x", 200, 200, 1), Function.ABS), 70000)

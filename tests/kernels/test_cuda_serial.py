@@ -6,49 +6,18 @@ import fake_cupy
 import latent_cases as cases
 import numpy as np
 import pytest
+from cuda_latents import check, decoded, emulated, on_cpu
 from latent_cases import CAUSAL, context_model, latent, lee_model, orders, step_model, table
 
 from quadrans import entropy, kernels
 from quadrans.entropy import CorruptStream
 from quadrans.kernels import cuda
-from quadrans.kernels.cuda import _lanes, _module, network, serial
+from quadrans.kernels.cuda import network, plan, serial
 
 
 @pytest.fixture(autouse=True)
 def cp(monkeypatch):
-    """CuPy, on the emulator."""
-    fake = fake_cupy.install(monkeypatch)
-    caches = _module._module, _lanes._device_table, network._shape
-    for one in caches:
-        one.cache_clear()
-    yield fake
-    for one in caches:
-        one.cache_clear()
-
-
-def on_cpu(y, features, model, order, layout=(8, 1)):
-    """(stream, y_hat)"""
-    encoder = entropy.Encoder(table(model.quantization.fraction_bits), *layout)
-    y_hat = kernels.encode_latent(encoder, y, features, model, order)
-    return encoder.finish(), y_hat
-
-
-def decoded(cp, stream, features, model, order, **options):
-    decoder = cuda.Decoder(stream, table(model.quantization.fraction_bits))
-    y_hat = serial.decode_latent(decoder, cp.asarray(features), model, order, **options)
-    assert isinstance(y_hat, cp.ndarray)
-    decoder.close()
-    return y_hat.get()
-
-
-def check(cp, assert_same_bits, y, features, model, order, layout=(8, 1)):
-    """Either side's streams are the other's, and latents equal to the bit."""
-    stream, expected = on_cpu(y, features, model, order, layout)
-    assert_same_bits(decoded(cp, stream, features, model, order), expected)
-    encoder = cuda.Encoder(table(model.quantization.fraction_bits), *layout)
-    y_hat = serial.encode_latent(encoder, cp.asarray(y), cp.asarray(features), model, order)
-    assert encoder.finish() == stream
-    assert_same_bits(y_hat.get(), expected)
+    yield from emulated(monkeypatch)
 
 
 @pytest.mark.parametrize("order", orders(5, 7), ids=lambda order: order.name)
@@ -96,7 +65,7 @@ def test_step_models(cp, order, bits, rng, assert_same_bits):
 
 @pytest.mark.parametrize("name", ["CHUNK", "PIECE"])
 def test_long_steps_are_taken_in_parts(cp, name, monkeypatch, rng, assert_same_bits):
-    monkeypatch.setattr(serial, name, {"CHUNK": 4, "PIECE": 17}[name])
+    monkeypatch.setattr(plan if name == "CHUNK" else serial, name, {"CHUNK": 4, "PIECE": 17}[name])
     check(cp, assert_same_bits, *latent(rng, 4, 5, 7), context_model(rng, 4), cases.orders(5, 7)[3], (8, 2))
 
 
@@ -262,19 +231,19 @@ def test_steps_of_more_elements_than_the_kernel_counts(cp, steps, monkeypatch, r
     decoder = cuda.Decoder(stream, table(4))
     most, width = (2, 3) if steps == "positions" else (15, 5)
     monkeypatch.setattr(serial, "launch", None)
-    monkeypatch.setattr(serial, "MAX_STEP", most * width - 1)
+    monkeypatch.setattr(plan, "MAX_STEP", most * width - 1)
     with pytest.raises(ValueError, match=f"a step of {most} positions and {width} channels each, "):
         serial.decode_latent(decoder, cp.asarray(features), model, order)
     monkeypatch.undo()
     fake_cupy.install(monkeypatch)
-    monkeypatch.setattr(serial, "MAX_STEP", most * width)
+    monkeypatch.setattr(plan, "MAX_STEP", most * width)
     y_hat = serial.decode_latent(decoder, cp.asarray(features), model, order)
     np.testing.assert_array_equal(y_hat.get(), expected)
     decoder.close()
 
 
 def test_the_kernel_counts_up_to_a_piece_beyond_a_step():
-    assert serial.MAX_STEP + serial.PIECE <= 2**31 - 1
+    assert plan.MAX_STEP + plan.PIECE <= 2**31 - 1
 
 
 def test_time_is_split(cp, rng):
@@ -291,7 +260,7 @@ def test_plans_are_made_once(cp, monkeypatch, rng):
     y, features = latent(rng, 4, 3, 4)
     stream, _ = on_cpu(y, features, model, order)
     decoded(cp, stream, features, model, order)
-    monkeypatch.setattr(serial, "_make_plan", None)
+    monkeypatch.setattr(plan, "_make_plan", None)
     decoded(cp, stream, features, model, order)
 
 

@@ -11,7 +11,7 @@ import pytest
 from emulator import build
 
 from quadrans.entropy import _lanes_loops, _symbols
-from quadrans.kernels import _fma, _quantize, cuda, models
+from quadrans.kernels import _fma, _quantize, cuda, quantization
 from quadrans.kernels.cuda import _lanes, decoder, encoder, serial
 from quadrans.kernels.cuda._module import OPTIONS
 from quadrans.kernels.cuda._source import source
@@ -76,11 +76,11 @@ def test_constants_of_functions_latents_and_streams():
     """What Python and C++ both say, but for programs."""
     statuses = "OK BAD_INDEX TRUNCATED BAD_NIBBLES BAD_ESCAPE BAD_CODE BAD_STATE MAX_NIBBLES".split()
     progress = "POSITION END ROUNDS TAIL MARK PROGRESS".split()
-    tasks = "DECODE QUANTIZE PARAMETERS".split()
+    tasks = "DECODE QUANTIZE PARAMETERS REFINE".split()
     expected = {
         **{camel(one.name): one.value for one in Function},
         "program::BLOCK_TERMS": _fma.BLOCK,
-        "latent::LATENT_LIMIT": models.LATENT_LIMIT,
+        "latent::LATENT_LIMIT": quantization.LATENT_LIMIT,
         "latent::MEAN_LIMIT": _quantize.MEAN_LIMIT,
         **{f"rans::{name}": getattr(_symbols, name) for name in statuses},
         **{f"rans::{name}": getattr(_lanes_loops, name) for name in progress},

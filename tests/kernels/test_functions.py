@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 FUSED, UNFUSED = MACHINES.index("avx2"), MACHINES.index("unfused")
 SLOPE = np.float32(0.3)
-NAMES = "relu leaky_relu gelu gelu_tanh exp softplus tanh sigmoid absolute".split()
+NAMES = "relu leaky_relu gelu gelu_tanh exp softplus tanh sigmoid absolute sqrt".split()
 KINDS = {name: kind for kind, name in enumerate(NAMES, functions.RELU)}
 F = np.float32
 INF, NAN, TINY = np.inf, np.nan, 2.0**-149
@@ -58,11 +58,6 @@ def compiled(number: int) -> SimpleNamespace:
         )
 
     @njit(nogil=True, cache=True)
-    def softmax(memory, src, src_pitch, dst, dst_pitch, channels, begin, end):
-        for row in range(begin, end):
-            rows._softmax(machine(number), memory, src + row * src_pitch, dst + row * dst_pitch, channels)
-
-    @njit(nogil=True, cache=True)
     def attention(memory, places, pitches, shape, scale, floats, bias, mask, scratch):
         q, k, v, out = places
         q_pitch, k_pitch, v_pitch, out_pitch = pitches
@@ -89,7 +84,7 @@ def compiled(number: int) -> SimpleNamespace:
             scratch,
         )
 
-    return SimpleNamespace(unary=unary, erf=erf, layer_norm=layer_norm, softmax=softmax, attention=attention)
+    return SimpleNamespace(unary=unary, erf=erf, layer_norm=layer_norm, attention=attention)
 
 
 COMPILED = {"fused": compiled(FUSED), "unfused": compiled(UNFUSED)}
@@ -174,7 +169,7 @@ def test_unary_in_place(name, length, everywhere, assert_same_bits) -> None:
 def test_unary_refuses_other_kinds_and_lengths() -> None:
     x, out = np.ones(5, F), np.full(5, np.nan, F)
     unary = COMPILED["fused"].unary
-    assert not unary(functions.ABS + 1, SLOPE, x, out)
+    assert not unary(functions.SQRT + 1, SLOPE, x, out)
     assert not unary(-1, SLOPE, x, out)
     assert not unary(functions.EXP, SLOPE, x, out[:4])
     assert np.isnan(out).all()
@@ -234,6 +229,7 @@ SPECIAL = {
     "sigmoid": (1.0, 0.0, NAN, 0.5, 0.5, 0.5, 0.5),
     "erf": (1.0, -1.0, NAN, 0.0, -0.0, TINY, -TINY),
     "absolute": (INF, INF, NAN, 0.0, 0.0, TINY, TINY),
+    "sqrt": (INF, 0.0, NAN, 0.0, 0.0, F(2**-74.5), 0.0),
 }
 
 
@@ -290,6 +286,7 @@ def test_these_are_the_functions_of_pytorch(normal) -> None:
         "tanh": torch.tanh,
         "sigmoid": torch.sigmoid,
         "absolute": torch.abs,
+        "sqrt": lambda x: x.relu().sqrt(),
         "erf": torch.erf,
     }.items():
         np.testing.assert_allclose(
@@ -341,8 +338,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 @given(
     count=st.integers(1, 5), channels=st.integers(1, 200), spare=st.integers(0, 5), special=RARELY, seed=SEEDS
 )
-def test_rows(implementation, count, channels, spare, special, seed, assert_same_bits) -> None:
-    """LayerNorm and softmax, in place and not; what is beside the rows is neither read nor written."""
+def test_layer_norm(implementation, count, channels, spare, special, seed, assert_same_bits) -> None:
+    """In place and not; what is beside the rows is neither read nor written."""
     rng = np.random.default_rng(seed)
     pitch = channels + spare
     x = numbers(rng, count, channels, special=special)
@@ -352,19 +349,13 @@ def test_rows(implementation, count, channels, spare, special, seed, assert_same
     source = poisoned[1 : 1 + count * pitch].reshape(count, pitch)[:, :channels]
     source[...] = x
     for target in (1, 1 + count * pitch):
-        for name in ("layer_norm", "softmax"):
-            memory = poisoned.copy()
-            where = (memory, 1, pitch, target, pitch, channels)
-            if name == "layer_norm":
-                implementation.layer_norm(*where, 1, count, floats, 1, channels + 2, F(1e-6))
-                expected = reference.layer_norm(x, gamma, beta, 1e-6)
-            else:
-                implementation.softmax(*where, 1, count)
-                expected = reference.softmax(x)
-            wanted = poisoned.copy()
-            rest = wanted[target : target + count * pitch].reshape(count, pitch)
-            rest[1:, :channels] = expected[1:]
-            assert_same_bits(memory, wanted)
+        memory = poisoned.copy()
+        where = (memory, 1, pitch, target, pitch, channels)
+        implementation.layer_norm(*where, 1, count, floats, 1, channels + 2, F(1e-6))
+        wanted = poisoned.copy()
+        rest = wanted[target : target + count * pitch].reshape(count, pitch)
+        rest[1:, :channels] = reference.layer_norm(x, gamma, beta, 1e-6)[1:]
+        assert_same_bits(memory, wanted)
 
 
 @pytest.mark.parametrize("implementation", COMPILED.values(), ids=COMPILED)
@@ -428,7 +419,6 @@ def digest(number: int) -> str:
     memory = numbers(rng, 40000, special=0.001)
     floats = numbers(rng, 2000, special=0)
     implementation.layer_norm(memory, 0, 111, 5000, 100, 99, 0, 9, floats, 0, 99, F(1e-5))
-    implementation.softmax(memory, 5000, 100, 7000, 100, 99, 0, 9)
     scratch = np.empty(rows.attention_scratch(20, 33), F)
     places, pitches = (0, 10000, 20000, 30000), (70, 66, 80, 100)
     implementation.attention(memory, places, pitches, (8, 20, 2, 33), F(0.2), floats, 0, 400, scratch)

@@ -281,6 +281,7 @@ def test_moves(machine):
         y = b.shuffle(x.part(1, 25), 2)
         z = b.gather(y.part(1, 6), order[:12], (3, 4))
         b.output("gathered", z)
+        b.output("partly", b.gather(y.part(1, 6), np.where(order[:12] % 3, order[:12], -1), (3, 4)))
         b.output("joined", b.concatenate([b.constant(constant), y, b.input("z", 4, 6, 5).part(1, 4)]))
         b.output("back", b.unshuffle(y.part(2, 5), 2))
 

@@ -42,3 +42,10 @@ def test_an_interrupt_as_the_caller_joins_in() -> None:
             break
         time.sleep(0.01)
     assert not _members()
+
+
+def test_teams_have_a_largest_size() -> None:
+    """Spinning members without a core would hold up those that have one."""
+    seen: list[int] = []
+    _team.together(10**9, lambda team, member: seen.append(member))
+    assert sorted(seen) == list(range(_team.MOST))
