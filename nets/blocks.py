@@ -18,9 +18,10 @@ TOKENS = "tokens"
 """Name of a lowered `CABlock`'s other input: (N, 1, K, C) tokens."""
 
 
-def subpixel_conv(inputs: int, outputs: int, factor: int = 2) -> nn.Sequential:
-    """(B, inputs, H, W) to (B, outputs, factor * H, factor * W): a 3x3 convolution, then a pixel shuffle."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+def subpixel_conv(inputs: int, outputs: int, factor: int = 2, kernel: int = 3) -> nn.Sequential:
+    """(B, inputs, H, W) to (B, outputs, factor * H, factor * W): a convolution, then a pixel shuffle."""
+    conv = nn.Conv2d(inputs, outputs * factor**2, kernel, padding=kernel // 2)
+    return nn.Sequential(conv, nn.PixelShuffle(factor))
 
 
 class ResidualBottleneck(nn.Module):
@@ -137,13 +138,13 @@ def _(module: DepthConvBlock | DepthConvBlock2, path: str) -> Layer:
 
 
 class Mlp(nn.Module):
-    """Linear to 4 times the channels, GELU, and back, on (B, ..., C)."""
+    """Linear to `ratio` times the channels, GELU, and back, on (B, ..., C)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, ratio: int = 4) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc1 = nn.Linear(channels, ratio * channels)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc2 = nn.Linear(ratio * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -164,7 +165,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, added: Tensor | None = N
 
 
 class TokenAttention(nn.Module):
-    """Attention of x (B, n, C) to tokens (B, K, C), with projections before and after (Informer)."""
+    """Attention of x (B, n, C) to keys and values (B, K, 2C) of tokens, with projections (Informer)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -173,8 +174,8 @@ class TokenAttention(nn.Module):
         self.kv = nn.Linear(channels, 2 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        keys, values = self.kv(tokens).chunk(2, 2)
+    def forward(self, x: Tensor, pairs: Tensor) -> Tensor:
+        keys, values = pairs.chunk(2, 2)
         return self.proj(attend(self.q(x), keys, values, self.heads))
 
 
@@ -182,7 +183,8 @@ class CABlock(nn.Module):
     """Cross-attention of all positions to a few tokens, then an MLP, both residual and with LayerNorm first.
 
     Source: Kim et al., "Joint global and local hierarchical priors for learned image compression" (Informer),
-    CVPR 2022. Lowered, the tokens are the input `TOKENS`.
+    CVPR 2022. Lowered, the tokens are the input `TOKENS`; `lower_attention` reads keys and values instead,
+    which are the same at all positions and in all steps, so that they need be computed only once.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -195,26 +197,40 @@ class CABlock(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x (B, C, H, W), tokens (B, K, C) to (B, C, H, W)."""
+        return self.attend(x, self.pairs(tokens))
+
+    def pairs(self, tokens: Tensor) -> Tensor:
+        """(B, K, 2C): keys, then values, of tokens (B, K, C)."""
+        return self.cross_attn.kv(self.norm_kv(tokens))
+
+    def attend(self, x: Tensor, pairs: Tensor) -> Tensor:
+        """`forward`, with the tokens' keys and values (B, K, 2C)."""
         y = x.flatten(2).transpose(1, 2)
-        y = y + self.cross_attn(self.norm_q(y), self.norm_kv(tokens))
+        y = y + self.cross_attn(self.norm_q(y), pairs)
         y = y + self.mlp(self.norm_mlp(y))
         return y.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def lower_pairs(module: CABlock, path: str = "") -> Layer:
+    """`CABlock.pairs`, from tokens (1, K, C) to (1, K, 2C)."""
+    return Sequential([lower_part(module, path, name) for name in ("norm_kv", "cross_attn.kv")])
+
+
+def lower_attention(module: CABlock, pairs: Layer, path: str = "", asking: Layer | None = None) -> Layer:
+    """`CABlock.attend`, to the keys and values that `pairs` gives: an `Input`, most often.
+
+    asking: gives what attends, of what the layer and `pairs` are given; None: that itself.
+    """
+    names = ("norm_q", "cross_attn.q", "cross_attn.proj", "norm_mlp", "mlp")
+    norm_q, query, proj, norm_mlp, mlp = (lower_part(module, path, name) for name in names)
+    asking = Sequential() if asking is None else asking
+    heard = CrossAttention(Sequential([asking, norm_q, query]), pairs, proj, module.cross_attn.heads)
+    return Sequential([Residual(heard, asking), Residual(Sequential([norm_mlp, mlp]))])
+
+
 @lowers(CABlock, 1)
 def _(module: CABlock, path: str) -> Layer:
-    def part(name: str) -> Layer:
-        return lower_part(module, path, name)
-
-    keys = Sequential([Input(TOKENS), part("norm_kv"), part("cross_attn.kv")])
-    heads = module.cross_attn.heads
-    heard = CrossAttention(part("cross_attn.q"), keys, part("cross_attn.proj"), heads)
-    return Sequential(
-        [
-            Residual(Sequential([part("norm_q"), heard])),
-            Residual(Sequential([part("norm_mlp"), part("mlp")])),
-        ]
-    )
+    return lower_attention(module, Sequential([Input(TOKENS), lower_pairs(module, path)]), path)
 
 
 class WindowEstimator(nn.Module):

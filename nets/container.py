@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..entropy.errors import CorruptStream
 from ..kernels import ARITHMETIC
 
 MAGIC = b"\x89QDR"
-VERSION = 3
+VERSION = 4
 MULTIPLE = 64
-"""Sides are padded to multiples of this many pixels."""
+"""Sides are padded to multiples of this many pixels, or of more where a system needs it."""
 MAX_PIXELS = 1 << 26
 """Images that have more pixels than this (8192 x 8192) after padding are refused by writer and reader."""
 DIGEST_BYTES = 8
-ORDERS = ("raster", "wavefront", "checkerboard", "parallel")
-SECTIONS = ("z", "y")
+ORDERS = (
+    "raster",
+    "wavefront",
+    "checkerboard",
+    "parallel",
+    "slices",
+    "slices_checkerboard",
+    "quadtree",
+)
+MAX_SECTIONS = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECTION = re.compile(r"[a-z][a-z0-9_]{0,7}")
 
 
 class UnsupportedVersion(CorruptStream):
@@ -39,10 +49,8 @@ class Container:
     model: str
     weight_digest: bytes
     table_digest: bytes
-    z: bytes
-    """The stream of the hyper-latent."""
-    y: bytes
-    """The stream of the latent."""
+    sections: Mapping[str, bytes]
+    """The stream of each latent, by its name in the system, in the order in which they are decoded."""
 
     def __post_init__(self) -> None:
         check_size(self.width, self.height)
@@ -52,11 +60,15 @@ class Container:
         for digest in (self.weight_digest, self.table_digest):
             if len(digest) != DIGEST_BYTES:
                 raise ValueError(f"digest of {len(digest)} bytes, not {DIGEST_BYTES}")
+        if not 1 <= len(self.sections) <= MAX_SECTIONS:
+            raise ValueError(f"{len(self.sections)} sections, not 1 to {MAX_SECTIONS}")
+        for section in self.sections:
+            if not _SECTION.fullmatch(section):
+                raise ValueError(f"section name {section!r}: lower-case letters, digits, '_', at most 8")
 
     def to_bytes(self) -> bytes:
         """The whole file, as CONTAINER.md has it."""
         name = self.model.encode()
-        sections = (self.z, self.y)
         header = b"".join(
             (
                 MAGIC,
@@ -67,10 +79,14 @@ class Container:
                 name,
                 self.weight_digest,
                 self.table_digest,
-                *(_varint(len(section)) + _crc(section) for section in sections),
+                bytes((len(self.sections),)),
+                *(
+                    bytes((len(section),)) + section.encode() + _varint(len(stream)) + _crc(stream)
+                    for section, stream in self.sections.items()
+                ),
             )
         )
-        return b"".join((header, _crc(header), *sections))
+        return b"".join((header, _crc(header), *self.sections.values()))
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Container:
@@ -95,32 +111,30 @@ class Container:
         name = reader.take(reader.byte("name length"), "model name")
         weight_digest = reader.take(DIGEST_BYTES, "weight digest")
         table_digest = reader.take(DIGEST_BYTES, "table digest")
-        declared = [
-            (
-                section,
-                reader.varint(f"length of section {section}"),
-                reader.take(4, f"checksum of section {section}"),
-            )
-            for section in SECTIONS
-        ]
+        count = reader.byte("number of sections")
+        if not 1 <= count <= MAX_SECTIONS:
+            raise CorruptStream(f"{count} sections, not 1 to {MAX_SECTIONS}")
+        declared = [reader.section() for _ in range(count)]
         computed = _crc(reader.data[: reader.position])
         if reader.take(4, "header checksum") != computed:
             raise CorruptStream("the header is damaged: its checksum does not match")
-        sections = []
+        sections = {}
         for section, length, crc in declared:
             payload = reader.take(length, f"section {section}")
             if _crc(payload) != crc:
                 raise CorruptStream(
                     f"section {section} ({length} bytes) is damaged: its checksum does not match"
                 )
-            sections.append(payload)
+            if section in sections:
+                raise CorruptStream(f"two sections named {section}")
+            sections[section] = payload
         if reader.position != len(data):
             raise CorruptStream(f"{len(data) - reader.position} bytes after the end of the last section")
         try:
             if order >= len(ORDERS):
                 raise ValueError(f"unknown coding order {order}")
             return cls(
-                width, height, ORDERS[order], name.decode("ascii"), weight_digest, table_digest, *sections
+                width, height, ORDERS[order], name.decode("ascii"), weight_digest, table_digest, sections
             )
         except ValueError as error:
             raise CorruptStream(str(error)) from error
@@ -171,6 +185,14 @@ class _Reader:
 
     def byte(self, what: str) -> int:
         return self.take(1, what)[0]
+
+    def section(self) -> tuple[str, int, bytes]:
+        """(name, length, CRC) of a section."""
+        name = self.take(self.byte("length of a section's name"), "name of a section")
+        shown = name.decode("ascii", "replace")
+        if not _SECTION.fullmatch(shown):
+            raise CorruptStream(f"a section named {shown!r}")
+        return shown, self.varint(f"length of section {shown}"), self.take(4, f"checksum of section {shown}")
 
     def varint(self, what: str) -> int:
         """At most 5 bytes, so at most 35 bits, in the shortest form."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -11,10 +10,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from .codec import Cost, ImageCodec, coding_order
-from .container import ORDERS, Container
+from .codec import ImageCodec
+from .container import Container
+from .evaluation.quality import psnr
 from .files import check_writable, write_file
 from .images import read_image
+from .inspection import Inspection
 from .weights import Weights
 
 REPETITIONS = 3
@@ -28,12 +29,6 @@ def demo_photo() -> NDArray[np.uint8]:
     except ImportError as error:
         raise ImportError("the demo's photo needs scikit-image: pip install 'quadrans[demo]'") from error
     return np.ascontiguousarray(data.astronaut())
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 images of one shape."""
-    mse = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
 def run_demo(weights: Weights, photo: Path | None, folder: Path, force: bool, console: Console) -> None:
@@ -52,26 +47,31 @@ def run_demo(weights: Weights, photo: Path | None, folder: Path, force: bool, co
     for column in ("order", "steps", "model", "tables", "file", "bpp", "decode", "latent"):
         table.add_column(column, justify="left" if column == "order" else "right")
     failures = []
-    for order in ORDERS:
-        data = codec.encode(latents, width, height, order).to_bytes()
-        cost = codec.cost(latents, order)
+    for order in codec.orders:
+        container, coded = codec.code(latents, width, height, order)
+        data = container.to_bytes()
         container = Container.from_bytes(data)
         decoded = codec.decode(container)
+        inspection, model = codec.inspect(container), codec.model_bits(latents, coded, order)
         times = []
         for _ in range(REPETITIONS):
             start = time.perf_counter()
             codec.decode(container)
             times.append(time.perf_counter() - start)
-        equal = decoded.same_bits(latents)
+        equal = decoded.same_bits(coded) and inspection.latents.same_bits(coded)
         if not equal:
             failures.append(f"order {order}: the decoded latent differs")
-        if order == "wavefront":
-            kept, decoded_pixels, cost_map = data, codec.synthesise(decoded.y_hat, width, height), cost
+        if order == codec.orders[0]:
+            kept, decoded_pixels, kept_inspection = (
+                data,
+                codec.synthesise(decoded.y, width, height),
+                inspection,
+            )
         table.add_row(
             order,
-            str(len(coding_order(order, *latents.y_hat.shape[:2]))),
-            f"{cost.model / 8:.0f}",
-            f"{cost.tables / 8:.0f}",
+            str(codec.system.steps(order, width, height)),
+            f"{sum(model.values()) / 8:.0f}",
+            f"{inspection.bits / 8:.0f}",
             str(len(data)),
             f"{8 * len(data) / (width * height):.3f}",
             f"{1000 * sorted(times)[REPETITIONS // 2]:.1f} ms",
@@ -80,7 +80,7 @@ def run_demo(weights: Weights, photo: Path | None, folder: Path, force: bool, co
     console.print(table)
     console.print("bytes by the model's own estimate, under the integer tables, and in the file")
     console.print(f"PSNR {psnr(pixels, decoded_pixels):.2f} dB (the pixels are the same in every order)")
-    write_file(folder / "demo.png", lambda path: _draw(path, pixels, decoded_pixels, cost_map), force)
+    write_file(folder / "demo.png", lambda path: _draw(path, pixels, decoded_pixels, kept_inspection), force)
     write_file(folder / "demo.qdr", lambda path: path.write_bytes(kept), force)
     console.print(f"wrote {' and '.join(str(folder / name) for name in OUTPUTS)}")
     if failures:
@@ -90,7 +90,9 @@ def run_demo(weights: Weights, photo: Path | None, folder: Path, force: bool, co
     )
 
 
-def _draw(path: Path, original: NDArray[np.uint8], decoded: NDArray[np.uint8], cost: Cost) -> None:
+def _draw(
+    path: Path, original: NDArray[np.uint8], decoded: NDArray[np.uint8], inspection: Inspection
+) -> None:
     """Original, decoded, and the bits of each latent position, side by side."""
     try:
         import matplotlib
@@ -103,7 +105,8 @@ def _draw(path: Path, original: NDArray[np.uint8], decoded: NDArray[np.uint8], c
     # A strip of a photo must not ask for a picture of any height.
     panel_height = 5 * min(max(height / width, 0.2), 4)
     figure, axes = plt.subplots(1, 3, figsize=(15, panel_height + 0.6), layout="constrained")
-    bits = np.kron(cost.y, np.ones((16, 16)))[:height, :width]
+    cost = inspection.sections["y"].bits.sum(-1)
+    bits = np.kron(cost, np.ones((16, 16)))[:height, :width]
     titles = ("original", f"decoded, {psnr(original, decoded):.2f} dB", "bits per 16x16 pixels")
     for axis, image, title in zip(axes, (original, decoded, bits), titles, strict=True):
         shown = axis.imshow(image, cmap="magma", vmin=0)

@@ -1,4 +1,4 @@
-"""The part of a codec that must be exact, on a CPU or on a CUDA device: from z to y_hat and its stream.
+"""The part of a codec that must be exact, on a CPU or on a CUDA device: from side information to y_hat.
 
 Both give the same bits. Arrays come and go as NumPy's; in between they stay on the device.
 """
@@ -6,102 +6,203 @@ Both give the same bits. Arrays come and go as NumPy's; in between they stay on 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import entropy, kernels
-from ..entropy import CdfTable, CorruptStream
+from ..entropy import CdfTable, CorruptStream, mixture
+from .system import ExactFeatures
 
 FloatArray = NDArray[np.float32]
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ExactPart:
+    """A latent's exact model, the features that it reads, and the table that it indexes."""
+
+    model: kernels.PositionModel | kernels.StepModel
+    plane: str
+    inputs: tuple[str, ...]
+    table: CdfTable | None
+    """None: it is coded under mixtures."""
+    least_step: float | None = None
+    """See `EntropyModel`."""
+
+    def divided(self, y: Any, plane: Any) -> Any:
+        """A latent in steps, if it has some. plane: its features, on the same device."""
+        if self.least_step is None:
+            return y
+        # What overflows is refused as it is encoded.
+        with np.errstate(over="ignore"):
+            return y / self._steps(plane)
+
+    def multiplied(self, y_hat: Any, plane: Any) -> Any:
+        """The inverse of `divided`."""
+        if self.least_step is None:
+            return y_hat
+        # Those of a forged file may overflow.
+        with np.errstate(over="ignore"):
+            return y_hat * self._steps(plane)
+
+    def _steps(self, plane: Any) -> Any:
+        return plane[:, :, : self.model.channels].clip(self.least_step)
 
 
 class Exact(ABC):
-    """Hyper-synthesis h_s, a model of y's distributions over its features, and the table they index."""
+    """Exact features of side information, and the models of latents over them."""
 
-    def __init__(self, h_s: kernels.Layer, model: kernels.PositionModel, table: CdfTable) -> None:
-        self.h_s, self.model, self.table = h_s, model, table
-
-    @abstractmethod
-    def features(self, z_hat: FloatArray) -> Any:
-        """(H, W, F) on the device, of (h, w, N)."""
+    def __init__(self, layers: Mapping[str, ExactFeatures], parts: Mapping[str, ExactPart]) -> None:
+        self.layers, self.parts = layers, parts
 
     @abstractmethod
-    def encode(self, y_hat: FloatArray, z_hat: FloatArray, order: kernels.Order) -> bytes:
-        """The stream of y_hat (H, W, M), integers. ValueError for arrays that don't fit."""
+    def features(self, sides: Mapping[str, FloatArray], error: type[Exception] = CorruptStream) -> Arrays:
+        """Features by name, on the device, of rounded side information (rows, cols, C).
+
+        Raises `error` if they aren't finite.
+        """
 
     @abstractmethod
-    def decode(self, stream: bytes, z_hat: FloatArray, order: kernels.Order) -> FloatArray:
-        """y_hat (H, W, M) of a stream. Raises CorruptStream, TableMismatch."""
+    def encode(
+        self, name: str, y: FloatArray, features: Arrays, order: kernels.Order
+    ) -> tuple[bytes, FloatArray]:
+        """(stream, y_hat) of a part's y (H, W, M). ValueError for arrays that don't fit."""
+
+    @abstractmethod
+    def decode(self, name: str, stream: bytes, features: Arrays, order: kernels.Order) -> FloatArray:
+        """y_hat (H, W, M) of a part's stream. Raises CorruptStream, TableMismatch."""
+
+    def _inputs(self, name: str, features: Arrays) -> dict[str, Any]:
+        return {key: features[key] for key in self.parts[name].inputs}
+
+
+def _shaped(array: FloatArray, shape: tuple[int, int, int] | None) -> FloatArray:
+    return array if shape is None else array.reshape(shape)
 
 
 class OnCpu(Exact):
     """In so many threads at once, which change nothing but the time."""
 
     def __init__(
-        self, h_s: kernels.Layer, model: kernels.PositionModel, table: CdfTable, threads: int = 1
+        self, layers: Mapping[str, ExactFeatures], parts: Mapping[str, ExactPart], threads: int = 1
     ) -> None:
-        super().__init__(h_s, model, table)
+        super().__init__(layers, parts)
         self.threads = threads
 
-    def features(self, z_hat: FloatArray) -> FloatArray:
+    def features(
+        self, sides: Mapping[str, FloatArray], error: type[Exception] = CorruptStream
+    ) -> dict[str, FloatArray]:
         """See `Exact`."""
-        return self.h_s(z_hat, threads=self.threads)
+        out = {}
+        for name, one in self.layers.items():
+            first, *others = one.reads
+            inputs = {key: sides[key] for key in others}
+            out[name] = one.layer(_shaped(sides[first], one.shape), inputs, threads=self.threads)
+        _check(out, sides, error)
+        return out
 
-    def encode(self, y_hat: FloatArray, z_hat: FloatArray, order: kernels.Order) -> bytes:
+    def encode(
+        self, name: str, y: FloatArray, features: Arrays, order: kernels.Order
+    ) -> tuple[bytes, FloatArray]:
         """See `Exact`."""
-        encoder = entropy.Encoder(self.table)
-        features = self.features(z_hat)
-        kernels.encode_latent(encoder, y_hat, features, self.model, order, threads=self.threads)
-        return encoder.finish()
+        part = self.parts[name]
+        encoder = mixture.Encoder() if part.table is None else entropy.Encoder(part.table)
+        plane = features[part.plane]
+        arrays = part.divided(y, plane), plane, part.model, order
+        y_hat = kernels.encode_latent(
+            encoder, *arrays, inputs=self._inputs(name, features), threads=self.threads
+        )
+        return encoder.finish(), part.multiplied(y_hat, plane)
 
-    def decode(self, stream: bytes, z_hat: FloatArray, order: kernels.Order) -> FloatArray:
+    def decode(self, name: str, stream: bytes, features: Arrays, order: kernels.Order) -> FloatArray:
         """See `Exact`."""
-        features = self.features(z_hat)
-        _check(features, z_hat)
-        decoder = entropy.Decoder(stream, self.table)
-        y_hat = kernels.decode_latent(decoder, features, self.model, order, threads=self.threads)
+        decoder = self.decoder(name, stream)
+        y_hat = self.decode_from(decoder, name, features, order)
         decoder.close()
         return y_hat
 
+    def decoder(self, name: str, stream: bytes) -> entropy.Decoder | mixture.Decoder:
+        """What decodes a part's stream. Raises CorruptStream, TableMismatch."""
+        table = self.parts[name].table
+        return mixture.Decoder(stream) if table is None else entropy.Decoder(stream, table)
+
+    def decode_from(
+        self, decoder: Any, name: str, features: Arrays, order: kernels.Order, ticks: Any = None
+    ) -> FloatArray:
+        """`decode` from a decoder, which stays open, or from what has a `get` like its."""
+        part = self.parts[name]
+        inputs = self._inputs(name, features)
+        arrays = features[part.plane], part.model, order
+        y_hat = kernels.decode_latent(decoder, *arrays, inputs=inputs, threads=self.threads, ticks=ticks)
+        return part.multiplied(y_hat, features[part.plane])
+
 
 class OnCuda(Exact):
-    """On CUDA device `number`, through CuPy. Raises ImportError, naming the extra, without it."""
+    """On CUDA device `number`, through CuPy. Raises ImportError, naming the extra, without it.
+
+    Raises ValueError for parts that are coded under mixtures, which CPUs do.
+    """
 
     def __init__(
-        self, h_s: kernels.Layer, model: kernels.PositionModel, table: CdfTable, number: int = 0
+        self, layers: Mapping[str, ExactFeatures], parts: Mapping[str, ExactPart], number: int = 0
     ) -> None:
-        super().__init__(h_s, model, table)
+        super().__init__(layers, parts)
+        mixtures = [name for name, part in parts.items() if part.table is None]
+        if mixtures:
+            raise ValueError(
+                f'{", ".join(mixtures)} is coded under mixtures, which only a CPU does: with exact="cpu" the '
+                "transforms alone run on the CUDA device"
+            )
         from ..kernels import cuda
 
         self._cuda, self._cupy, self._number = cuda, cuda.import_cupy(), number
-        self._network = cuda.Network(h_s)
+        self._networks = {name: cuda.Network(one.layer) for name, one in layers.items()}
 
-    def features(self, z_hat: FloatArray) -> Any:
+    def features(
+        self, sides: Mapping[str, FloatArray], error: type[Exception] = CorruptStream
+    ) -> dict[str, Any]:
         """See `Exact`."""
         with self._cupy.cuda.Device(self._number):
-            return self._network(self._cupy.asarray(z_hat))
+            arrays = {name: self._cupy.asarray(side) for name, side in sides.items()}
+            out = {}
+            for name, one in self.layers.items():
+                first, *others = one.reads
+                inputs = {key: arrays[key] for key in others}
+                out[name] = self._networks[name](_shaped(arrays[first], one.shape), inputs)
+            _check(out, sides, error)
+            return out
 
-    def encode(self, y_hat: FloatArray, z_hat: FloatArray, order: kernels.Order) -> bytes:
+    def encode(
+        self, name: str, y: FloatArray, features: Arrays, order: kernels.Order
+    ) -> tuple[bytes, FloatArray]:
         """See `Exact`."""
-        features = self.features(z_hat)
+        part = self.parts[name]
         with self._cupy.cuda.Device(self._number):
-            encoder = self._cuda.Encoder(self.table)
-            self._cuda.encode_latent(encoder, self._cupy.asarray(y_hat), features, self.model, order)
-            return encoder.finish()
+            assert part.table is not None
+            encoder = self._cuda.Encoder(part.table)
+            plane = features[part.plane]
+            arrays = part.divided(self._cupy.asarray(y), plane), plane, part.model, order
+            y_hat = self._cuda.encode_latent(encoder, *arrays, inputs=self._inputs(name, features))
+            return encoder.finish(), self._cupy.asnumpy(part.multiplied(y_hat, plane))
 
-    def decode(self, stream: bytes, z_hat: FloatArray, order: kernels.Order) -> FloatArray:
+    def decode(self, name: str, stream: bytes, features: Arrays, order: kernels.Order) -> FloatArray:
         """See `Exact`."""
-        features = self.features(z_hat)
+        part = self.parts[name]
         with self._cupy.cuda.Device(self._number):
-            _check(features, z_hat)
-            decoder = self._cuda.Decoder(stream, self.table)
-            y_hat = self._cuda.decode_latent(decoder, features, self.model, order)
+            assert part.table is not None
+            decoder = self._cuda.Decoder(stream, part.table)
+            arrays = features[part.plane], part.model, order
+            y_hat = self._cuda.decode_latent(decoder, *arrays, inputs=self._inputs(name, features))
             decoder.close()
-            return self._cupy.asnumpy(y_hat)
+            return self._cupy.asnumpy(part.multiplied(y_hat, features[part.plane]))
 
 
-def _check(features: Any, z_hat: FloatArray) -> None:
-    if not np.isfinite(features).all():
-        raise CorruptStream(f"a hyper-latent up to {np.abs(z_hat).max()} gives features that aren't finite")
+def _check(features: Mapping[str, Any], sides: Mapping[str, FloatArray], error: type[Exception]) -> None:
+    for name, values in features.items():
+        if not np.isfinite(values).all():
+            most = max(float(np.abs(side).max()) for side in sides.values())
+            raise error(f"side information up to {most} gives {name} that aren't finite")

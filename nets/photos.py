@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,16 @@ class Photos:
         if not self.paths:
             reasons = "".join(f"\n  {path}: {reason}" for path, reason in self.skipped[:5])
             raise ValueError(f"{folder} holds no photo of at least {crop}x{crop} pixels{reasons}")
+
+        self._folder = folder
+
+    @property
+    def digest(self) -> str:
+        """Of the photos' names and bytes' numbers: another one means other crops."""
+        sha = hashlib.sha256()
+        for path in self.paths:
+            sha.update(f"{path.relative_to(self._folder).as_posix()} {path.stat().st_size}\n".encode())
+        return sha.hexdigest()
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         pixels = self._cache.get(index)

@@ -85,6 +85,13 @@ def _(module: PatchSplit, path: str) -> Layer:
     return Sequential([linear, _reordered(norm, order), layers.PixelShuffle(2)])
 
 
+def relative_bias(table: Tensor, window: int) -> Tensor:
+    """(heads, window^2, window^2) of a table of relative positions, ((2 * window - 1)^2, heads)."""
+    rows, cols = torch.arange(window**2) // window, torch.arange(window**2) % window
+    down, right = (at[:, None] - at + window - 1 for at in (rows, cols))
+    return table[down * (2 * window - 1) + right].permute(2, 0, 1)
+
+
 class WindowAttention(nn.Module):
     """Attention within windows (B, window^2, C), with a learned bias for each relative position."""
 
@@ -98,25 +105,57 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Tensor:
         """(heads, window^2, window^2): the table's entry for each query and key."""
-        rows, cols = torch.arange(self.window**2) // self.window, torch.arange(self.window**2) % self.window
-        down, right = (at[:, None] - at + self.window - 1 for at in (rows, cols))
-        return self.relative_position_bias_table[down * (2 * self.window - 1) + right].permute(2, 0, 1)
+        return relative_bias(self.relative_position_bias_table, self.window)
 
     def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         """x (B * windows, window^2, C), masks (windows, window^2, window^2) added to the scores."""
-        added = self.bias()[None]
-        if masks is not None:
-            added = (added + masks[:, None]).repeat(len(x) // len(masks), 1, 1, 1)
-        q, k, v = self.qkv(x).chunk(3, 2)
-        return self.proj(attend(q, k, v, self.heads, added))
+        return self.proj(attend_masked(self.qkv(x), self.heads, self.bias(), masks))
+
+
+def attend_masked(qkv: Tensor, heads: int, bias: Tensor, masks: Tensor | None) -> Tensor:
+    """Attention of (B * windows, n, 3C), within each, with bias (heads, n, n) and masks (windows, n, n)."""
+    added = bias[None]
+    if masks is not None:
+        added = (added + masks[:, None]).repeat(len(qkv) // len(masks), 1, 1, 1)
+    q, k, v = qkv.chunk(3, 2)
+    return attend(q, k, v, heads, added)
+
+
+def attend_windows(attention: nn.Module, x: Tensor, window: int, shift: int) -> Tensor:
+    """Attention within windows of x (B, H, W, C), whose sides are multiples of the window.
+
+    Windows are moved by `shift` positions down and right, and around the borders; positions that meet only
+    there don't attend to each other. attention: as `WindowAttention`.
+    """
+    h, w = x.shape[1:3]
+    masks = _border_masks(h, w, window, shift, x) if shift else None
+    heard = attention(_windows(x.roll((-shift, -shift), (1, 2)), window), masks)
+    return _joined(heard, window, h, w).roll((shift, shift), (1, 2))
+
+
+def _windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) to (B * windows, window^2, C)."""
+    b, h, w, c = x.shape
+    n = window
+    return x.reshape(b, h // n, n, w // n, n, c).transpose(2, 3).reshape(-1, n * n, c)
+
+
+def _joined(windows: Tensor, window: int, h: int, w: int) -> Tensor:
+    """The inverse of `_windows`."""
+    n, c = window, windows.shape[2]
+    return windows.reshape(-1, h // n, w // n, n, n, c).transpose(2, 3).reshape(-1, h, w, c)
+
+
+def _border_masks(h: int, w: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """(windows, window^2, window^2): MASKED between positions that meet only around a border."""
+    rows, cols = ((torch.arange(size) >= size - shift).long() for size in (h, w))
+    regions = _windows((2 * rows[:, None] + cols)[None, :, :, None], window)[..., 0]
+    same = regions[:, :, None] == regions[:, None, :]
+    return torch.where(same, 0.0, MASKED).to(like)
 
 
 class SwinBlock(nn.Module):
-    """Window attention, then an MLP, both residual and with LayerNorm first.
-
-    Windows are moved by `shift` positions down and right, and around the borders; positions that meet only
-    there don't attend to each other. Height and width must be multiples of the window.
-    """
+    """Window attention (`attend_windows`), then an MLP, both residual and with LayerNorm first."""
 
     def __init__(self, channels: int, heads: int, window: int, shift: int = 0) -> None:
         super().__init__()
@@ -128,31 +167,9 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.permute(0, 2, 3, 1)
-        rolled = self.norm1(y).roll((-self.shift, -self.shift), (1, 2))
-        h, w = x.shape[2:]
-        masks = self._masks(h, w, x) if self.shift else None
-        heard = self._joined(self.attn(self._windows(rolled), masks), h, w)
-        y = y + heard.roll((self.shift, self.shift), (1, 2))
+        y = y + attend_windows(self.attn, self.norm1(y), self.window, self.shift)
         y = y + self.mlp(self.norm2(y))
         return y.permute(0, 3, 1, 2)
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B * windows, window^2, C)."""
-        b, h, w, c = x.shape
-        n = self.window
-        return x.reshape(b, h // n, n, w // n, n, c).transpose(2, 3).reshape(-1, n * n, c)
-
-    def _joined(self, windows: Tensor, h: int, w: int) -> Tensor:
-        """The inverse of `_windows`."""
-        n, c = self.window, windows.shape[2]
-        return windows.reshape(-1, h // n, w // n, n, n, c).transpose(2, 3).reshape(-1, h, w, c)
-
-    def _masks(self, h: int, w: int, like: Tensor) -> Tensor:
-        """(windows, window^2, window^2): MASKED between positions that meet only around a border."""
-        rows, cols = ((torch.arange(size) >= size - self.shift).long() for size in (h, w))
-        regions = self._windows((2 * rows[:, None] + cols)[None, :, :, None])[..., 0]
-        same = regions[:, :, None] == regions[:, None, :]
-        return torch.where(same, 0.0, MASKED).to(like)
 
 
 @lowers(SwinBlock, 1)

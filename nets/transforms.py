@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import layers
+from ..kernels.blocks import Multiply, Sequential
+from ..kernels.layers import Layer
 from .bounds import lower_bound
+from .lowering import array, lowers, refused
 
 # GDN's parameters are stored as sqrt(v + PEDESTAL), so that their gradient does not vanish at zero.
 PEDESTAL = 2.0**-36
@@ -26,11 +30,26 @@ class GDN(nn.Module):
         self.beta = nn.Parameter((torch.ones(channels) + PEDESTAL).sqrt())
         self.gamma = nn.Parameter((0.1 * torch.eye(channels) + PEDESTAL).sqrt())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """beta (C,) and gamma (C, C), from what is stored."""
         beta = lower_bound(self.beta, (1e-6 + PEDESTAL) ** 0.5).square() - PEDESTAL
         gamma = lower_bound(self.gamma, PEDESTAL**0.5).square() - PEDESTAL
+        return beta, gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        beta, gamma = self.coefficients()
         norm = F.conv2d(x.square(), gamma[:, :, None, None], beta)
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+@lowers(GDN, 1)
+def _(module: GDN, path: str) -> Layer:
+    if not module.inverse:
+        raise refused(module, path, "divides: no exact counterpart")
+    beta, gamma = (array(values) for values in module.coefficients())
+    squares = Multiply(Sequential(), Sequential())
+    root = Sequential([squares, layers.Linear(gamma, beta), layers.Sqrt()])
+    return Multiply(Sequential(), root)
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:

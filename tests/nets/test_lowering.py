@@ -138,10 +138,9 @@ def test_cross_attention() -> None:
 def test_who_attends_to_whom() -> None:
     """In a moved window: positions that are neighbors on the plane, and not only around its borders."""
     h, w, window, shift = 8, 12, 4, 1
-    block = swin.SwinBlock(4, 1, window, shift)
-    masks = block._masks(h, w, torch.zeros(1))
+    masks = swin._border_masks(h, w, window, shift, torch.zeros(1))
     numbers = torch.arange(h * w).view(1, h, w, 1).roll((-shift, -shift), (1, 2))
-    at = block._windows(numbers)[..., 0]
+    at = swin._windows(numbers, window)[..., 0]
     rows, cols = ((x[:, :, None] - x[:, None]).abs() for x in (at // w, at % w))
     assert masks.shape == (6, 16, 16)
     assert set(masks.unique().tolist()) == {0, -100}

@@ -1,0 +1,1 @@
+"""The codecs of the literature, a file for each paper's; `..registry` lists them."""
