@@ -15,10 +15,13 @@ from PIL import Image
 
 from quadrans.nets.images import ImageError
 from quadrans.nets.photos import Photos
-from quadrans.nets.training import CHECKPOINT, LOG, TrainConfig, Trainer, learning_rate
+from quadrans.nets.schedules import SCHEDULES, factor
+from quadrans.nets.training import CHECKPOINT, LOG, TrainConfig, Trainer, distance
 from quadrans.nets.weights import read_weights
 
-CONFIG = TrainConfig(n=4, m=6, steps=6, batch=2, crop=64, seed=3)
+ORDERS = ("wavefront", "checkerboard", "parallel")
+TINY = {"n": 4, "m": 6, "orders": ORDERS}
+CONFIG = TrainConfig(config=TINY, orders=ORDERS, steps=6, batch=2, crop=64, learning_rate=1e-3, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,18 @@ def test_photos_missing(tmp_path: Path) -> None:
         Photos(tmp_path / "none", 64)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resumed_equals_uninterrupted(folder: Path, tmp_path: Path, precision: str) -> None:
-    config = TrainConfig(**{**vars(CONFIG), "precision": precision})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "float32"},
+        {"precision": "bfloat16"},
+        {"auxiliary": True, "ema": 0.9, "surrogate": "noise", "schedule": "dca2024"},
+        {"distortion": "ms-ssim", "crop": 192, "surrogate": "straight-through", "lmbda": 8.0},
+        {"system": "minnen2018-mean", "config": {"n": 4, "m": 6}, "orders": ()},
+    ],
+)
+def test_resumed_equals_uninterrupted(folder: Path, tmp_path: Path, changes: dict) -> None:
+    config = TrainConfig(**{**vars(CONFIG), **changes})
     photos = Photos(folder, config.crop)
     whole = Trainer(config, photos, tmp_path / "whole")
     expected = run(whole)
@@ -70,15 +82,18 @@ def test_resumed_equals_uninterrupted(folder: Path, tmp_path: Path, precision: s
     resumed = Trainer(config, photos, tmp_path / "parts")
     assert resumed.step == 2
     assert run(resumed) == expected[2:]
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    for key, value in whole.exported.state_dict().items():
+        assert torch.equal(value, resumed.exported.state_dict()[key]), key
+    assert (whole.exported is whole.system) == (not config.ema)
+    moved = whole.system.sides()["z"].prior.medians.abs().sum() > 0
+    assert moved == config.auxiliary
     lines = [(tmp_path / name / LOG).read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
     logged = [json.loads(line) for line in lines[0].splitlines()]
     assert [line["step"] for line in logged] == list(range(6))
     for line in logged:
         assert line["loss"] == pytest.approx(
-            line["bpp_y"] + line["bpp_z"] + config.lmbda * line["mse"], rel=1e-4
+            sum(line["bpp"].values()) + config.lmbda * line["distortion"], rel=1e-4
         )
 
 
@@ -87,27 +102,79 @@ def test_other_settings_are_not_resumed(folder: Path, tmp_path: Path) -> None:
     Trainer(CONFIG, photos, tmp_path).save()
     with pytest.raises(ValueError, match=r"lmbda was 0.013, now 0.5"):
         Trainer(TrainConfig(**{**vars(CONFIG), "lmbda": 0.5}), photos, tmp_path)
+    photos.paths.pop()
+    with pytest.raises(ValueError, match="holds a run on other photos than the 1 here"):
+        Trainer(CONFIG, photos, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("crop", 100), ("crop", 0), ("steps", 0), ("lmbda", -1), ("precision", "float8")]
+    ("field", "value"),
+    [
+        ("crop", 0),
+        ("steps", 0),
+        ("lmbda", -1),
+        ("precision", "float8"),
+        ("surrogate", "hope"),
+        ("schedule", "never"),
+        ("distortion", "lpips"),
+        ("ema", 1.0),
+        ("seed", -1),
+        ("seed", 1 << 63),
+        ("lmbda", float("nan")),
+    ],
 )
 def test_bad_settings(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         TrainConfig(**{**vars(CONFIG), field: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 100}, "crop must be a multiple of 64 for minnen2018, not 100"),
+        (
+            {"orders": ("quadtree",)},
+            "orders quadtree: minnen2018 has wavefront, checkerboard, parallel alone",
+        ),
+        ({"system": "none"}, "unknown system 'none'"),
+        ({"config": {"n": 4.5}}, "argument n = 4.5 is no int"),
+        ({"config": {"width": 4}}, "no argument 'width', only n, m"),
+    ],
+)
+def test_settings_that_a_system_refuses(folder: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    config = TrainConfig(**{**vars(CONFIG), **changes})
+    with pytest.raises(ValueError, match=message):
+        Trainer(config, Photos(folder, 64), tmp_path)
+
+
+def test_each_step_draws_an_order(folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**{**vars(CONFIG), "steps": 12})
+    assert {metrics.order for metrics in run(Trainer(config, Photos(folder, 64), tmp_path))} == set(ORDERS)
+
+
+def test_distances() -> None:
+    x = torch.rand(1, 3, 192, 192)
+    assert float(distance(x + 2 / 255, x, "mse")) == pytest.approx(4, rel=1e-3)
+    assert float(distance(x, x, "ms-ssim")) == pytest.approx(0, abs=1e-6)
+    assert float(distance(torch.rand_like(x), x, "ms-ssim")) > 0.3
+
+
 def test_loss_falls(folder: Path, tmp_path: Path) -> None:
-    config = TrainConfig(n=8, m=12, steps=60, batch=2, crop=64)
+    config = TrainConfig(config={"n": 8, "m": 12}, steps=60, batch=2, crop=64, learning_rate=1e-3)
     losses = [metrics.loss for metrics in run(Trainer(config, Photos(folder, 64), tmp_path))]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
-def test_learning_rate_schedule() -> None:
-    config = TrainConfig(steps=10_000, learning_rate=1.0)
-    assert learning_rate(config, 0) == pytest.approx(1 / 500, rel=0.01)
-    assert learning_rate(config, 500) == pytest.approx(1, rel=0.02)
-    assert learning_rate(config, 10_000) == pytest.approx(0.01)
+def test_learning_rate_schedules() -> None:
+    def at(schedule: str, *steps: int) -> list[float]:
+        return [factor(schedule, step, 10_000) for step in steps]
+
+    assert at("cosine", 0, 500, 10_000) == pytest.approx([1 / 500, 1, 0.01], rel=0.02)
+    assert at("constant", 0, 9_999) == [1, 1]
+    assert at("dca2024", 0, 8_999, 9_000) == [1, 1, 0.1]
+    assert at("lee2019", 7_999, 8_000, 8_500, 9_000, 9_500) == [1, 0.5, 0.25, 0.125, 0.0625]
+    assert at("he2021", 4_999, 5_000) == [1, 0.5]
+    assert all(factor(schedule, 10**9, 10) > 0 for schedule in SCHEDULES)
 
 
 KILLED = """
@@ -128,7 +195,7 @@ app()
 
 def test_command_survives_a_kill(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, then the same command again: the weights of an undisturbed run."""
-    options = "--name tiny --n 4 --m 6 --steps 9 --batch 2 --crop 64 --checkpoint-every 2".split()
+    options = "--name tiny --set n=4 --set m=6 --steps 9 --batch 2 --crop 64 --checkpoint-every 2".split()
 
     def run_train(output: str, *entry: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *entry, "train", str(folder), "-o", str(tmp_path / output), *options]
@@ -148,6 +215,25 @@ def test_damaged_checkpoint(folder: Path, tmp_path: Path, content: bytes) -> Non
     (tmp_path / CHECKPOINT).write_bytes(content)
     with pytest.raises(ValueError, match="is no checkpoint of a training, or a damaged one"):
         Trainer(CONFIG, Photos(folder, 64), tmp_path)
+
+
+def test_checkpoint_without_its_parts(folder: Path, tmp_path: Path) -> None:
+    photos = Photos(folder, 64)
+    run(Trainer(CONFIG, photos, tmp_path))
+    whole = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    less = {key: value for key, value in whole["model"].items() if key != "g_a.0.weight"}
+    for change, message in (
+        ({"model": less}, "doesn't fit minnen2018, or is damaged"),
+        ({"optimizer": {}}, "doesn't fit minnen2018, or is damaged"),
+        ({"model": None}, "doesn't fit minnen2018, or is damaged"),
+    ):
+        torch.save({**whole, **change}, tmp_path / CHECKPOINT)
+        with pytest.raises(ValueError, match=message):
+            Trainer(CONFIG, photos, tmp_path)
+    del whole["optimizer"]
+    torch.save(whole, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="is no checkpoint of a training"):
+        Trainer(CONFIG, photos, tmp_path)
 
 
 def test_fewer_steps_than_done(folder: Path, tmp_path: Path) -> None:
@@ -173,8 +259,39 @@ def test_photo_damaged_behind_its_header(photo: np.ndarray, tmp_path: Path) -> N
 
 def test_not_finite_gradient_stops_before_it_harms(folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(CONFIG, Photos(folder, 64), tmp_path)
-    trainer.model.g_a[0].bias.register_hook(lambda grad: grad * float("nan"))
+    trainer.system.g_a[0].bias.register_hook(lambda grad: grad * float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 0: .* gradient norm nan"):
         run(trainer)
-    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert all(torch.isfinite(p).all() for p in trainer.system.parameters())
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_two_processes(folder: Path, tmp_path: Path) -> None:
+    """They train one model, write one log, and after an interruption end where an undisturbed run does."""
+    options = "--name tiny --set n=4 --set m=6 --batch 1 --crop 64 --auxiliary --ema 0.9".split()
+
+    def run_train(output: str, steps: int) -> None:
+        launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1".split()
+        launch += "--mixed_precision no --dynamo_backend no -m quadrans train".split()
+        folders = [str(folder), "-o", str(tmp_path / output)]
+        command = [
+            sys.executable,
+            *launch,
+            *folders,
+            "--steps",
+            str(steps),
+            "--schedule",
+            "constant",
+            *options,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    run_train("whole", 4)
+    run_train("parts", 2)
+    run_train("parts", 4)
+    whole, parts = (read_weights(tmp_path / name / "tiny.safetensors") for name in ("whole", "parts"))
+    assert whole.digest == parts.digest
+    logs = [(tmp_path / name / LOG).read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [0, 1, 2, 3]
