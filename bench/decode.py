@@ -81,8 +81,8 @@ def run_benchmark(
     Raises ValueError for arguments that make no sense, OSError and ImportError for what can't be read,
     written or imported.
     """
-    pixels = [_size(size) for size in sizes.split(",")]
-    teams = _integers(threads, "threads")
+    pixels = [image_size(size) for size in sizes.split(",")]
+    teams = integers(threads, "threads")
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     if runs < 1:
@@ -105,7 +105,7 @@ def run_benchmark(
     entries = [one for one in entries if one.peer not in missing]
     context: dict[str, Any] = environment(runs, max(teams)) | {"threads": teams}
     context["devices"] = _devices({one.device for one in entries}, context["cpu"])
-    records = {RESULTS / f"{_file_name(name)}.json": kind for kind, name in context["devices"].items()}
+    records = {RESULTS / f"{file_name(name)}.json": kind for kind, name in context["devices"].items()}
     if record:
         RESULTS.mkdir(exist_ok=True)
         for path in records:
@@ -114,7 +114,7 @@ def run_benchmark(
     names = [name for name in names if name in source.networks]
     if not names:
         raise ValueError(f"model {source.codec.name} codes in {', '.join(source.networks)} alone")
-    net = source.codec.net
+    net: Any = source.codec.system
     context["channels"] = [net.n, net.m]
 
     devices = (f"{kind}: {name}" for kind, name in context["devices"].items())
@@ -217,7 +217,7 @@ def measure(row: Row, entry: LatentDecoder, case: Case, runs: int) -> None:
 def _source(channels: str, model: str | None, photo: Path | None) -> Source:
     if model:
         return trained(ImageCodec(find_weights(model)), read_image(photo).pixels if photo else demo_photo())
-    counts = _integers(channels, "channels")
+    counts = integers(channels, "channels")
     if len(counts) > 2:
         raise ValueError(f"channels are N,M or one number for both, not {channels}")
     return untrained(counts[0], counts[-1])
@@ -234,7 +234,7 @@ def _devices(kinds: set[str], cpu: str) -> dict[str, str]:
     return names
 
 
-def _file_name(device: str) -> str:
+def file_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
@@ -243,7 +243,7 @@ def _title(row: Row) -> str:
     return f"{row.decoder}, {row.model}, {row.order}, {row.width}x{row.height}, {where}"
 
 
-def _size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """(width, height) of "768x512", or of "256" for a square."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
     if not match:
@@ -253,7 +253,7 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def _integers(text: str, what: str) -> list[int]:
+def integers(text: str, what: str) -> list[int]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         raise ValueError(f"{what} must be numbers of at least 1, separated by commas, not {text!r}")
     return [int(number) for number in text.split(",")]

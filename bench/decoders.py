@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -28,7 +28,7 @@ from .. import entropy, kernels
 from ..kernels import cpu
 from ..nets.codec import ImageCodec
 from .coders import compressai
-from .latents import FloatArray, Latent, Network
+from .latents import FloatArray, Latent, Network, model
 
 PARTS = ("hyper", "context", "nets", "index", "coder", "transfers", "rest")
 """Where time goes: hyper-synthesis; what reads decoded positions; the layers behind it; making table rows;
@@ -202,7 +202,7 @@ def compressai_models() -> Any:
 @cache
 def compressai_model(codec: ImageCodec) -> tuple[Any, Any]:
     """(its module, its model with the codec's weights, as far as decoding needs them)."""
-    google, ours = compressai_models(), codec.net
+    google, ours = compressai_models(), cast(Any, codec.system)
     net = google.JointAutoregressiveHierarchicalPriors(ours.n, ours.m).eval()
     for part in ("h_s", "context_prediction", "entropy_parameters"):
         getattr(net, part).load_state_dict(
@@ -230,10 +230,10 @@ class TorchSerial:
     decode, write back."""
 
     def __init__(self, codec: ImageCodec) -> None:
-        self.table, self.net = codec.y_table, codec.net
+        self.table, self.net = table(codec), cast(Any, codec.system)
         context = self.net.context_prediction
-        self.weight = (context.weight * context.masks[0]).contiguous()
-        self.thresholds = torch.from_numpy(codec.context_model.quantization.thresholds)
+        self.weight = (context.weight * torch.from_numpy(kernels.causal_mask(5)).float()).contiguous()
+        self.thresholds = torch.from_numpy(model(codec).quantization.thresholds)
 
     @torch.inference_mode()
     def encode(self, y: Tensor, z_hat: Tensor) -> bytes:
@@ -293,19 +293,31 @@ def _inside(padded: Tensor, padding: int = 2) -> FloatArray:
 # Ours
 
 
+def hyper_synthesis(codec: ImageCodec) -> kernels.Layer:
+    """The exact hyper-synthesis."""
+    return codec.cpu.layers["features"].layer
+
+
+def table(codec: ImageCodec) -> entropy.CdfTable:
+    """The table of y."""
+    found = codec.cpu.parts["y"].table
+    assert found is not None
+    return found
+
+
 @decoder("quadrans")
 def quadrans_cpu(case: Case, threads: int) -> Job:
     """hyper-synthesis and kernels.decode_latent"""
-    codec, model, z_hat = case.codec, case.network.model, case.latent.z_hat
-    encoder = entropy.Encoder(codec.y_table)
+    codec, network, z_hat = case.codec, case.network.model, case.latent.z_hat
+    encoder = entropy.Encoder(table(codec))
     y_hat = _encode(case, encoder, threads)
     stream = encoder.finish()
 
     def decode(parts: Parts | None = None) -> FloatArray:
         with split(parts, "hyper"):
-            features = codec.h_s(z_hat, threads=threads)
-        coder = entropy.Decoder(stream, codec.y_table)
-        arguments = coder, features, model, case.order
+            features = hyper_synthesis(codec)(z_hat, threads=threads)
+        coder = entropy.Decoder(stream, table(codec))
+        arguments = coder, features, network, case.order
         with split_by_ticks(parts, cpu.ticks) as ticks:
             out = kernels.decode_latent(*arguments, threads=threads, ticks=ticks)
         coder.close()
@@ -323,22 +335,22 @@ def quadrans_cuda(case: Case, threads: int) -> Job:
     """the same on the GPU, of the CPU's stream: from z_hat and stream on the host to y_hat on the device"""
     cuda = importlib.import_module("..kernels.cuda", __package__)
     cupy = cuda.import_cupy()
-    codec, model = case.codec, case.network.model
-    hyper = cuda.Network(codec.h_s)
-    encoder = entropy.Encoder(codec.y_table, GPU_LANES, GPU_GROUPS)
+    codec, network = case.codec, case.network.model
+    hyper = cuda.Network(hyper_synthesis(codec))
+    encoder = entropy.Encoder(table(codec), GPU_LANES, GPU_GROUPS)
     y_hat = _encode(case, encoder, 1)
     stream = encoder.finish()
     synchronize = cupy.cuda.Device().synchronize
 
     def decode(parts: Parts | None = None) -> Any:
         with split(parts, "transfers"):
-            z_hat, decoder = cupy.asarray(case.latent.z_hat), cuda.Decoder(stream, codec.y_table)
+            z_hat, decoder = cupy.asarray(case.latent.z_hat), cuda.Decoder(stream, table(codec))
             synchronize()
         with split(parts, "hyper"):
             features = hyper(z_hat)
             synchronize()
         with split_by_ticks(parts) as ticks:
-            out = cuda.decode_latent(decoder, features, model, case.order, ticks=ticks)
+            out = cuda.decode_latent(decoder, features, network, case.order, ticks=ticks)
             decoder.close()
             synchronize()
         return out
@@ -347,6 +359,6 @@ def quadrans_cuda(case: Case, threads: int) -> Job:
 
 
 def _encode(case: Case, encoder: entropy.Encoder, threads: int) -> FloatArray:
-    features = case.codec.h_s(case.latent.z_hat, threads=threads)
-    model, y = case.network.model, case.latent.y
-    return kernels.encode_latent(encoder, y, features, model, case.order, threads=threads)
+    features = hyper_synthesis(case.codec)(case.latent.z_hat, threads=threads)
+    y = case.latent.y
+    return kernels.encode_latent(encoder, y, features, case.network.model, case.order, threads=threads)

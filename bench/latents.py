@@ -22,22 +22,27 @@ except ImportError as error:
     raise ImportError("the networks to decode with need PyTorch: pip install 'quadrans[bench]'") from error
 
 from .. import kernels
-from ..kernels.models import Model
+from ..kernels.step_models import Model
 from ..nets.blocks import DepthConvBlock
-from ..nets.codec import MODE_OF_ORDER, STRIDE, ImageCodec, coding_order
+from ..nets.codec import ImageCodec
 from ..nets.container import MULTIPLE
-from ..nets.context import ANCHOR_PARITY
+from ..nets.context import CHECKERBOARD, PARALLEL
 from ..nets.export import export_weights
 from ..nets.lowering import array, lower
-from ..nets.minnen2018 import Minnen2018
+from ..nets.systems.minnen2018 import Minnen2018
 from .workloads import log_mean
 
 FloatArray = NDArray[np.float32]
 
+PARITY = "odd"
+
 RATE = 0.5
 """Bits of a symbol, about, under networks with random weights."""
 
-ORDERS = (*MODE_OF_ORDER, "quadtree", "slices_checkerboard")
+POSITIONS = ("raster", "wavefront", CHECKERBOARD, PARALLEL)
+"""The orders of Minnen 2018's model."""
+
+ORDERS = (*POSITIONS, "quadtree", "slices_checkerboard")
 
 # Of what random layers add to what passes them by.
 _SMALL = 0.1
@@ -82,7 +87,7 @@ def trained(codec: ImageCodec, pixels: NDArray[np.uint8]) -> Source:
             (0, max(0, size - own)) for size, own in zip((height, width), pixels.shape[:2], strict=True)
         ]
         latents = codec.analyse(np.pad(pixels, (*missing, (0, 0)), "symmetric")[:height, :width])
-        return Latent(latents.z.astype(np.float32) + codec.medians, latents.y_hat)
+        return Latent(latents.sides["z"].astype(np.float32) + codec.medians["z"], latents.y)
 
     return Source(codec, _minnen2018(codec), latent)
 
@@ -94,7 +99,7 @@ def untrained(n: int, m: int) -> Source:
     typical = torch.from_numpy(np.concatenate([scales, np.zeros_like(scales)]))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        net: Any = Minnen2018(n, m)
+        net: Any = Minnen2018(n, m, orders=POSITIONS, parity=PARITY)
         for layers in (net.h_s, net.entropy_parameters):
             layers[-1].bias.copy_(typical)
         codec = ImageCodec(export_weights(net, "minnen2018", {}))
@@ -103,8 +108,8 @@ def untrained(n: int, m: int) -> Source:
     def latent(width: int, height: int) -> Latent:
         rng = np.random.default_rng((width, height))
         rows, cols = (-(-size // MULTIPLE) for size in (height, width))
-        times = MULTIPLE // STRIDE
-        z_hat = np.rint(rng.standard_normal((rows, cols, n), np.float32)) + codec.medians
+        times = MULTIPLE // codec.system.stride
+        z_hat = np.rint(rng.standard_normal((rows, cols, n), np.float32)) + codec.medians["z"]
         noise = rng.standard_normal((times * rows, times * cols, m), np.float32)
         # Adding zero turns the -0.0 that rounding may give into 0.0.
         return Latent(z_hat, np.rint(scales * noise) + np.float32(0))
@@ -115,9 +120,19 @@ def untrained(n: int, m: int) -> Source:
 def _minnen2018(codec: ImageCodec) -> dict[str, Network]:
     about = "Minnen 2018's: a 5x5 context convolution under each order's mask, three 1x1 convolutions"
     return {
-        order: Network(codec.name, about, codec.context_model, partial(coding_order, order))
-        for order in MODE_OF_ORDER
+        order: Network(codec.name, about, model(codec), partial(_order, codec, order))
+        for order in POSITIONS
+        if order in codec.orders
     }
+
+
+def model(codec: ImageCodec) -> Any:
+    """The codec's exact model of y."""
+    return codec.cpu.parts["y"].model
+
+
+def _order(codec: ImageCodec, name: str, height: int, width: int) -> kernels.Order:
+    return codec.system.parts()["y"].model.order(name, height, width)
 
 
 def quadtree(codec: ImageCodec) -> Network:
@@ -127,7 +142,7 @@ def quadtree(codec: ImageCodec) -> Network:
     DepthConvBlocks that they share, 3M to 3M, 2M and 2M. Sources: Li et al., "Neural video compression with
     diverse contexts" (DCVC-DC), CVPR 2023; DCA, NeurIPS 2024.
     """
-    m = codec.net.m
+    m = codec.system.m
     adaptors = [nn.Conv2d(3 * m, 3 * m, 1) for _ in range(3)]
     widths = ((3 * m, 3 * m), (3 * m, 2 * m), (2 * m, 2 * m))
     trunk: list[Any] = [DepthConvBlock(*width) for width in widths]
@@ -140,9 +155,9 @@ def quadtree(codec: ImageCodec) -> Network:
         forward.conv[2].weight.mul_(_SMALL)
     shared = lower(nn.Sequential(*trunk))
     nets = [kernels.Slice(m, 3 * m), *(kernels.Sequential([lower(one), shared]) for one in adaptors)]
-    model = kernels.StepModel(nets, m, 2 * m, codec.context_model.quantization)
+    steps = kernels.StepModel(nets, m, 2 * m, model(codec).quantization)
     about = "DCVC-DC's: step 1 from hyper features; then a 1x1 convolution and three shared DepthConvBlocks"
-    return Network("quadtree", about, model, partial(kernels.quadtree, channels=m))
+    return Network("quadtree", about, steps, partial(kernels.quadtree, channels=m))
 
 
 def elic(codec: ImageCodec, typical: torch.Tensor) -> Network:
@@ -152,7 +167,7 @@ def elic(codec: ImageCodec, typical: torch.Tensor) -> Network:
     5x5 checkerboard convolution of its own anchors, and three 1x1 convolutions of both and hyper features.
     Source: He et al., "ELIC", CVPR 2022; in the last ones' widths its re-implementations differ.
     """
-    m = codec.net.m
+    m = codec.system.m
     unit = min(16, m // 12)
     sizes = (unit, unit, 2 * unit, 4 * unit, m - 8 * unit)
     mask = kernels.checkerboard_mask(5)
@@ -171,10 +186,10 @@ def elic(codec: ImageCodec, typical: torch.Tensor) -> Network:
         # Anchors and the rest.
         nets += 2 * [kernels.Sequential([kernels.Concat(branches), lower(head)])]
         before = after
-    model = kernels.StepModel(nets, m, 2 * m, codec.context_model.quantization)
-    order = partial(kernels.slices_checkerboard, sizes=sizes, mask=mask, parity=ANCHOR_PARITY)
+    steps = kernels.StepModel(nets, m, 2 * m, model(codec).quantization)
+    order = partial(kernels.slices_checkerboard, sizes=sizes, mask=mask, parity=PARITY)
     about = f"ELIC's: channel and checkerboard contexts for groups of {', '.join(map(str, sizes))} channels"
-    return Network("elic", about, model, order)
+    return Network("elic", about, steps, order)
 
 
 def _convs(widths: tuple[int, ...], kernel: int, between: nn.Module) -> Any:

@@ -28,9 +28,9 @@ SIDE = int(MAX_PIXELS**0.5)
 def encode(codec: ImageCodec) -> bytes:
     """A file whose latents are all zero: what is in them does not change what decoding takes."""
     positions = SIDE // MULTIPLE
-    y_hat = np.zeros((4 * positions, 4 * positions, codec.net.m), np.float32)
-    z = np.zeros((positions, positions, codec.net.n), np.int32)
-    return codec.encode(Latents(y_hat, z), SIDE, SIDE).to_bytes()
+    y_hat = np.zeros((4 * positions, 4 * positions, codec.system.m), np.float32)
+    z = np.zeros((positions, positions, len(codec.medians["z"])), np.int32)
+    return codec.encode(Latents(y_hat, {"z": z}), SIDE, SIDE).to_bytes()
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
         return
     container = Container.from_bytes(arguments.decode.read_bytes())
     start = time.perf_counter()
-    y_hat = codec.decode(container).y_hat
+    y_hat = codec.decode(container).y
     report("latent", start)
     start = time.perf_counter()
     codec.synthesise(y_hat, container.width, container.height)

@@ -49,7 +49,7 @@ pixels = np.stack([yy * 3, xx * 2, 128 + 80 * np.sin(yy / 9) * np.cos(xx / 7)], 
 Image.fromarray(pixels).save("photo.png")
 codec = ImageCodec(find_weights(DEFAULT_MODEL))
 latents = codec.analyse(pixels)
-assert len(np.unique(latents.y_hat)) > 3
+assert len(np.unique(latents.y)) > 3
 for order in ORDERS:
     assert codec.decode(Container.from_bytes(codec.compress(pixels, order))).same_bits(latents), order
 """

@@ -31,10 +31,10 @@ def small_weights():
     import torch
 
     from quadrans.nets.export import export_weights
-    from quadrans.nets.minnen2018 import Minnen2018
+    from quadrans.nets.systems.minnen2018 import Minnen2018
 
     torch.manual_seed(1)
-    net = Minnen2018(8, 12)
+    net = Minnen2018(8, 12, orders=("wavefront", "raster", "checkerboard", "parallel"))
     with torch.no_grad():
         for module, gain in ((net.g_a[6], 100.0), (net.h_a[4], 30.0), (net.entropy_parameters[4], 20.0)):
             module.weight.mul_(gain)

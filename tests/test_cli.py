@@ -90,8 +90,8 @@ def test_where_the_bits_went(folder: Path) -> None:
     lines = result.stdout.splitlines()
     parts = [re.findall(r"-?\d+\.\d", line) for line in lines if re.search("densities|[+] ", line)]
     sums = [sum(float(part) for part in column) for column in zip(*parts, strict=True)]
-    assert sums == pytest.approx([len(container.z), len(container.y)], abs=0.3)
-    assert f"{len(container.y)} │" in next(line for line in lines if "= stream" in line)
+    assert sums == pytest.approx([len(one) for one in container.sections.values()], abs=0.3)
+    assert f"{len(container.sections['y'])} │" in next(line for line in lines if "= stream" in line)
 
 
 def test_one_bad_file_does_not_stop_the_others(folder: Path) -> None:

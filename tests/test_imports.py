@@ -55,7 +55,7 @@ def test_light_imports(module: str) -> None:
 
 def test_info_needs_no_torch(tmp_path: Path) -> None:
     path = tmp_path / "a.qdr"
-    path.write_bytes(Container(3, 2, "raster", "any", bytes(8), bytes(8), b"z", b"y").to_bytes())
+    path.write_bytes(Container(3, 2, "raster", "any", bytes(8), bytes(8), {"z": b"z", "y": b"y"}).to_bytes())
     code = "import sys; from quadrans.cli import app; app(standalone_mode=False); assert 'torch' not in "
     code += "sys.modules"
     out = subprocess.run([sys.executable, "-c", code, "info", str(path)], capture_output=True, text=True)
@@ -63,7 +63,7 @@ def test_info_needs_no_torch(tmp_path: Path) -> None:
     assert "3x2 RGB" in out.stdout
 
 
-@pytest.mark.parametrize("module", ["codec", "training", "minnen2018"])
+@pytest.mark.parametrize("module", ["codec", "training", "systems.minnen2018"])
 def test_missing_torch_is_named(module: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import quadrans.nets.{module}"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import asdict
+from functools import cache, partial
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +20,7 @@ from . import __version__
 from .nets.container import ORDERS, Container, check_name
 from .nets.files import check_writable, write_file
 from .nets.images import IMAGE_SUFFIXES, read_image, write_image
-from .nets.weights import DEFAULT_MODEL, bundled_models, bundled_weights, find_weights, read_weights
+from .nets.weights import DEFAULT_MODEL, bundled_weights, find_weights
 
 if TYPE_CHECKING:
     from .entropy import Report
@@ -57,6 +59,11 @@ FileModel = Annotated[
 Device = Annotated[
     str,
     typer.Option(help="torch device of the transforms; on a CUDA device what is exact runs too, by CuPy."),
+]
+
+Exact = Annotated[
+    str | None,
+    typer.Option("--exact", help="cpu: with the transforms on a CUDA device, run what is exact on the CPU."),
 ]
 
 
@@ -172,17 +179,17 @@ def _progress(disable: bool = False) -> Progress:
     return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=True)
 
 
-def _codec(weights: Weights, device: str) -> ImageCodec:
+def _codec(weights: Weights, device: str, exact: str | None) -> ImageCodec:
     """The codec, imported here: torch takes a second or two that the light commands need not spend."""
     from .nets.codec import ImageCodec
 
-    return ImageCodec(weights, device)
+    return ImageCodec(weights, device, exact=exact)
 
 
-def _codecs(model: str | None, device: str) -> Callable[[Container], ImageCodec]:
+def _codecs(model: str | None, device: str, exact: str | None = None) -> Callable[[Container], ImageCodec]:
     """What finds the codec of a file: the model's, or else the bundled one that the file names."""
-    given = None if model is None else _codec(find_weights(model), device)
-    bundled = cache(lambda name: _codec(bundled_weights(name), device))
+    given = None if model is None else _codec(find_weights(model), device, exact)
+    bundled = cache(lambda name: _codec(bundled_weights(name), device, exact))
     return lambda container: given or bundled(container.model)
 
 
@@ -191,16 +198,22 @@ def compress(
     inputs: Inputs,
     output: Output = None,
     model: Model = DEFAULT_MODEL,
-    order: Annotated[str, typer.Option(help=f"Coding order: {', '.join(ORDERS)}.")] = "wavefront",
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Coding order, of those that the model has: {', '.join(ORDERS)}; its own if not given."
+        ),
+    ] = None,
     device: Device = "cpu",
+    exact: Exact = None,
     force: Force = False,
 ) -> None:
     """Compress photos to .qdr files."""
 
     def prepare() -> Callable[[Path, Path], str]:
-        if order not in ORDERS:
+        if order not in (None, *ORDERS):
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        codec = _codec(find_weights(model), device)
+        codec = _codec(find_weights(model), device, exact)
 
         def convert(path: Path, target: Path) -> str:
             photo = read_image(path)
@@ -221,17 +234,18 @@ def decompress(
     output: Output = None,
     model: FileModel = None,
     device: Device = "cpu",
+    exact: Exact = None,
     force: Force = False,
 ) -> None:
     """Decompress .qdr files to PNG."""
 
     def prepare() -> Callable[[Path, Path], str]:
-        codec_of = _codecs(model, device)
+        codec_of = _codecs(model, device, exact)
 
         def convert(path: Path, target: Path) -> str:
             container = Container.from_bytes(path.read_bytes())
             codec = codec_of(container)
-            y_hat = codec.decode(container).y_hat
+            y_hat = codec.decode(container).y
             pixels = codec.synthesise(y_hat, container.width, container.height)
             write_file(target, lambda temporary: write_image(temporary, pixels), force)
             return f"{container.width}x{container.height}"
@@ -261,7 +275,7 @@ def info(
             container = Container.from_bytes(data)
             table = Table(title=_clean(str(path)), title_justify="left", show_header=False)
             pixels = container.width * container.height
-            sections = len(container.z) + len(container.y)
+            sections = sum(map(len, container.sections.values()))
             for row in (
                 ("image", f"{container.width}x{container.height} RGB"),
                 ("file", f"{len(data)} bytes, {8 * len(data) / pixels:.4f} bpp"),
@@ -269,15 +283,22 @@ def info(
                 ("tables", container.table_digest.hex()),
                 ("coding order", container.order),
                 ("header", f"{len(data) - sections} bytes"),
-                ("hyper-latent z", f"{len(container.z)} bytes"),
-                ("latent y", f"{len(container.y)} bytes"),
+                *((f"latent {name}", f"{len(one)} bytes") for name, one in container.sections.items()),
             ):
                 table.add_row(*row)
             console.print(table)
             if bits:
-                console.print(_account(codec_of()(container).account(container)))
+                console.print(_account(_reports(codec_of()(container), container)))
         outcomes += failed
     _fail_if(outcomes)
+
+
+def _reports(codec: ImageCodec, container: Container) -> dict[str, Report]:
+    inspection = codec.inspect(container)
+    # Where what is decoded is refined, only an encoder knows what the network's densities say.
+    known = not codec.system.refines
+    bits = codec.model_bits(inspection.latents, inspection.latents, container.order) if known else {}
+    return {name: section.report(bits.get(name)) for name, section in inspection.sections.items()}
 
 
 def _account(reports: dict[str, Report]) -> Table:
@@ -291,8 +312,8 @@ def _account(reports: dict[str, Report]) -> Table:
         table.add_row(label, *entries)
 
     all_ = reports.values()
-    row("by the network's densities", [f"{(r.ideal_bits or 0) / 8:.1f}" for r in all_])
-    row("+ integer tables", [f"{(r.table_loss or 0) / 8:.1f}" for r in all_])
+    row("by the network's densities", [_bytes_of(r.ideal_bits) for r in all_])
+    row("+ integers of the coder", [_bytes_of(r.table_loss) for r in all_])
     row("+ states of the coder", [f"{r.state_loss / 8:.1f}" for r in all_])
     row("+ header of the stream", [f"{r.header_bits / 8:.1f}" for r in all_])
     row("= stream", [f"{r.bits // 8}" for r in all_])
@@ -303,15 +324,35 @@ def _account(reports: dict[str, Report]) -> Table:
     return table
 
 
+def _bytes_of(bits: float | None) -> str:
+    return "unknown" if bits is None else f"{bits / 8:.1f}"
+
+
 @app.command()
-def models() -> None:
-    """List the bundled models."""
+def models(
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """List the systems of the literature that can be trained, and the bundled models."""
     with _reported() as failed:
-        for name, path in bundled_models().items():
-            weights = read_weights(path)
-            table = Table(title=name, title_justify="left", show_header=False)
-            table.add_row("weights", f"{path.stat().st_size} bytes, digest {weights.digest[:8].hex()}")
-            for key, value in sorted(weights.info.items()):
+        from .nets.listing import bundled, systems
+
+        rows, trained = systems(), bundled()
+        if json:
+            content = {"systems": [asdict(row) for row in rows], "bundled": [asdict(row) for row in trained]}
+            typer.echo(dumps(content, indent=1))
+            return
+        table = Table(title="systems", title_justify="left")
+        for column in ("name", "paper", "parameters", "order", "steps at 768x512"):
+            numbers = column.startswith(("parameters", "steps"))
+            table.add_column(column, justify="right" if numbers else "left")
+        for row in rows:
+            table.add_row(row.name, row.paper, f"{row.parameters:,}", row.order, str(row.steps or "no codec"))
+        _wide().print(table)
+        for model in trained:
+            table = Table(title=f"bundled: {model.name}", title_justify="left", show_header=False)
+            table.add_row("architecture", model.architecture)
+            table.add_row("weights", f"{model.bytes} bytes, digest {model.digest}")
+            for key, value in sorted(model.info.items()):
                 table.add_row(key, value)
             console.print(table)
     _fail_if(failed)
@@ -324,57 +365,170 @@ def train(
     name: Annotated[
         str, typer.Option(help="Name of the model, written into every file made with it.")
     ] = "custom",
-    n: Annotated[int, typer.Option(help="Channels of the transforms.")] = 64,
-    m: Annotated[int, typer.Option(help="Channels of the latent.")] = 80,
+    system: Annotated[
+        str, typer.Option(help="A system's name, as `quadrans models` lists them.")
+    ] = "minnen2018",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: another value, as JSON, of one of the system's arguments."),
+    ] = None,
     lmbda: Annotated[
-        float, typer.Option(help="Weight of the squared error; more is better and bigger.")
+        float, typer.Option(help="Weight of the distortion; more is better and bigger.")
     ] = 0.013,
-    steps: Annotated[int, typer.Option(help="Steps in all; the learning rate follows a cosine.")] = 200_000,
-    batch: Annotated[int, typer.Option(help="Crops in a step.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the training crops, a multiple of 64.")] = 192,
-    learning_rate: Annotated[float, typer.Option(help="Its peak, after the warm-up.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights, crops, noise and context modes.")] = 0,
+    distortion: Annotated[str, typer.Option(help="mse, or ms-ssim.")] = "mse",
+    surrogate: Annotated[
+        str, typer.Option(help="What stands for rounding: noise, straight-through or mixed.")
+    ] = "mixed",
+    orders: Annotated[
+        str | None, typer.Option(help="Coding orders, each step drawing one: wavefront,checkerboard.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(help="Steps in all; the learning rate follows the schedule.")
+    ] = 200_000,
+    batch: Annotated[int, typer.Option(help="Crops in a step, of each process.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the training crops.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-4,
+    schedule: Annotated[str, typer.Option(help="cosine, constant, lee2019, he2021 or dca2024.")] = "cosine",
+    auxiliary: Annotated[
+        bool, typer.Option("--auxiliary", help="Train the priors' quantiles, and so their medians.")
+    ] = False,
+    ema: Annotated[float, typer.Option(help="Decay of a moving average of the weights; 0: none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of weights, crops, noise and coding orders.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for mixed precision.")] = "float32",
+    export: Annotated[
+        str, typer.Option(help="Precision of the weight file: float16 or float32.")
+    ] = "float16",
     device: Annotated[str | None, typer.Option(help="torch device; CUDA if there is one.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
 ) -> None:
-    """Train a model on a folder of photos. Run the same command again to resume after an interruption."""
+    """Train a system on a folder of photos. Run the same command again to resume after an interruption.
+
+    Under `accelerate launch -m quadrans train ...` several processes train together.
+    """
     with _reported() as failed:
-        from .nets.export import export_weights
+        from .nets.export import PRECISIONS, export_weights
         from .nets.photos import Photos
-        from .nets.training import Metrics, TrainConfig, Trainer
+        from .nets.training import Metrics, TrainConfig, Trainer, distributed
         from .nets.weights import write_weights
 
         check_name(name)
-        config = TrainConfig(n, m, lmbda, steps, batch, crop, learning_rate, seed, precision)
+        if export not in PRECISIONS:
+            raise ValueError(f"export must be one of {', '.join(PRECISIONS)}, not {export!r}")
+        drawn = tuple(orders.split(",")) if orders else ()
+        config = TrainConfig(
+            *(system, _values(set_ or []), lmbda, distortion, surrogate, drawn, steps, batch, crop),
+            *(learning_rate, schedule, auxiliary, ema, seed, precision),
+        )
         found = Photos(photos, crop)
-        trainer = Trainer(config, found, output, device)
-        console.print(
+        trainer = Trainer(config, found, output, device, distributed())
+        out = console if trainer.leads else Console(quiet=True)
+        out.print(
             f"{len(found.paths)} photos, {len(found.skipped)} skipped; from step {trainer.step} of {steps}"
         )
         started, first = time.monotonic(), trainer.step
-        with _progress() as progress:
+        with _progress(not trainer.leads) as progress:
             task = progress.add_task("", total=steps, completed=trainer.step)
             recent: list[Metrics] = []
             for metrics in trainer.run(checkpoint_every):
                 recent = [*recent[-99:], metrics]
-                loss, bpp_y, bpp_z, mse = (
+                loss, bpp, error = (
                     sum(getattr(r, key) for r in recent) / len(recent)
-                    for key in ("loss", "bpp_y", "bpp_z", "mse")
+                    for key in ("loss", "total_bpp", "distortion")
                 )
-                line = f"loss {loss:.4f}  bpp y {bpp_y:.4f}  z {bpp_z:.4f}  mse {mse:.2f}"
+                line = f"loss {loss:.4f}  bpp {bpp:.4f}  {distortion} {error:.4f}"
                 progress.update(task, advance=1, description=line)
                 if metrics.step % 100 == 99 and not console.is_terminal:
                     speed = (trainer.step - first) / (time.monotonic() - started)
-                    console.print(f"step {metrics.step + 1}/{steps}  {line}  {speed:.1f} steps/s")
-        info = {
-            "training": f"{steps} steps of {batch} crops of {crop}x{crop}, seed {seed}, {precision}",
-            "lambda": str(lmbda),
-            "channels": f"N={n}, M={m}",
-        }
-        path = output / f"{name}.safetensors"
-        write_weights(path, export_weights(trainer.model, name, info))
-        console.print(f"{path}: {path.stat().st_size} bytes")
+                    out.print(f"step {metrics.step + 1}/{steps}  {line}  {speed:.1f} steps/s")
+        if trainer.leads:
+            info = {
+                "training": f"{steps} steps of {batch} crops of {crop}x{crop}, seed {seed}, {precision}",
+                "system": system,
+                "lambda": f"{lmbda}, {distortion}",
+            }
+            path = output / f"{name}.safetensors"
+            write_weights(path, export_weights(trainer.exported, name, info, export))
+            out.print(f"{path}: {path.stat().st_size} bytes")
+    _fail_if(failed)
+
+
+def _values(settings: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs, the values in JSON, or as they are where they are none."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not (key.isidentifier() and equals):
+            raise ValueError(f"{setting!r} is not like n=192")
+        try:
+            values[key] = loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
+@app.command("eval")
+def evaluate(
+    inputs: Inputs,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A bundled model's name or a .safetensors path; CURVE=MODEL names its curve. Repeatable.",
+        ),
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="Coding order; each model's own if not given.")] = None,
+    reference: Annotated[
+        str, typer.Option(help="Codecs of Pillow to compare with, or none.")
+    ] = "jpeg,jpeg2000,webp",
+    anchor: Annotated[
+        str | None, typer.Option(help="Curve against which the others' BD-rates are taken.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="JSON file: everything that was measured.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file: a line for each photo and point.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the curves to.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of pictures: bits, and normalized latents of each step.")
+    ] = None,
+    device: Device = "cpu",
+    exact: Exact = None,
+    threads: Annotated[int | None, typer.Option(help="Of torch and the exact part; torch's default.")] = None,
+    force: Force = False,
+) -> None:
+    """Code and decode photos: real bytes, PSNR, MS-SSIM, times, as curves beside Pillow's codecs."""
+    with _reported() as failed:
+        from .nets.evaluation import packages
+        from .nets.evaluation.curves import bd_rates, curves
+        from .nets.evaluation.pictures import rate_distortion
+        from .nets.evaluation.report import as_csv, as_json, bd_table, means_table
+        from .nets.evaluation.run import Evaluator
+
+        for path in (json, csv, plot):
+            if path:
+                check_writable(path, force)
+        if plot:
+            packages.check("matplotlib")
+        photos, chosen = _expand(inputs, IMAGE_SUFFIXES), [DEFAULT_MODEL] if model is None else model
+        evaluator = Evaluator(
+            photos, chosen, order, reference, anchor, device, threads, pictures, force, exact
+        )
+        for name, reason in evaluator.left_out.items():
+            errors.print(f"quadrans: {name} is left out: {reason}")
+        with _progress() as progress:
+            task = progress.add_task("", total=evaluator.total)
+            found = evaluator.run(lambda done: progress.update(task, advance=1, description=_clean(done)))
+        means = curves(found.rows)
+        rates = [] if anchor is None else bd_rates(means, anchor)
+        _wide().print(means_table(means))
+        if anchor is not None:
+            _wide().print(bd_table(rates, anchor))
+        for line in dict.fromkeys(one.reason for one in rates if one.reason):
+            console.print(f"no BD-rate: {line}")
+        for path, text in ((json, as_json(found, means, rates)), (csv, as_csv(found.rows))):
+            if path:
+                write_file(path, partial(Path.write_text, data=text, encoding="utf-8"), force)
+        if plot:
+            write_file(plot, lambda path: rate_distortion(path, means, evaluator.references), force)
     _fail_if(failed)
 
 
@@ -460,6 +614,32 @@ def bench_decode(
             *(order or [], decoder or [], sizes, threads, runs, device, channels, model, photo),
             *(json, plot, record, force, _wide()),
         )
+    _fail_if_any(failed, wrong)
+
+
+@bench.command("systems")
+def bench_systems(
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", "-s", help="Names or patterns, such as 'cheng*'; all by default."),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", "-t", help="systems, he2021 or dca2024: all, or of --system the first."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of the systems' image: 256 or 768x512, in pixels.")] = "768x512",
+    threads: Annotated[str, typer.Option(help="Numbers of threads: 1,2.")] = "1",
+    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write bench/results/systems-CPU.json.")] = False,
+    force: Force = False,
+) -> None:
+    """Count and time every system at its published size, and the papers' tables of times beside ours."""
+    wrong: list[str] = []
+    with _reported() as failed:
+        from .bench.systems import run_benchmark
+
+        wrong = run_benchmark(system or [], table or [], size, threads, runs, json, record, force, _wide())
     _fail_if_any(failed, wrong)
 
 

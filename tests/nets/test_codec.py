@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from quadrans.entropy import CorruptStream, TableMismatch
 from quadrans.nets.codec import ImageCodec, Latents, ModelMismatch, latent_table
-from quadrans.nets.container import ORDERS, Container
+from quadrans.nets.container import Container
 from quadrans.nets.tiling import tiled
 from quadrans.nets.weights import Weights, write_weights
 
+ORDERS = ("wavefront", "raster", "checkerboard", "parallel")
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -51,8 +52,8 @@ def test_any_size_in_any_order(small_codec: ImageCodec, size: tuple[int, int], o
 def test_the_latent_is_busy(small_codec: ImageCodec, photo: np.ndarray) -> None:
     """Guards the tests here: a latent of zeros would round-trip through a broken coder."""
     latents = small_codec.analyse(photo)
-    assert len(np.unique(latents.y_hat)) > 20
-    assert len(np.unique(latents.z)) > 5
+    assert len(np.unique(latents.y)) > 20
+    assert len(np.unique(latents.sides["z"])) > 5
 
 
 @settings(max_examples=25)
@@ -61,7 +62,7 @@ def test_any_latent_in_any_order(small_codec: ImageCodec, seed: int, order: str,
     rng = np.random.default_rng(seed)
     y_hat = rng.integers(-largest, largest + 1, (8, 12, 12)).astype(np.float32)
     z = rng.integers(-2000, 2001, (2, 3, 8)).astype(np.int32)
-    latents = Latents(y_hat, z)
+    latents = Latents(y_hat, {"z": z})
     container = small_codec.encode(latents, 150, 70, order)
     assert_equal(small_codec.decode(container), latents)
 
@@ -70,18 +71,22 @@ def test_any_latent_in_any_order(small_codec: ImageCodec, seed: int, order: str,
 def test_size_is_what_the_tables_say(bundled_codec: ImageCodec, photo: np.ndarray, order: str) -> None:
     latents = bundled_codec.analyse(photo)
     data = bundled_codec.compress(photo, order)
-    cost = bundled_codec.cost(latents, order)
-    ideal = cost.tables / 8
+    inspection = bundled_codec.inspect(Container.from_bytes(data))
+    ideal = inspection.bits / 8
     assert ideal <= len(data) <= 1.003 * ideal + 64
     # What integer scales, means and frequencies cost over the network's own densities.
-    assert cost.tables == pytest.approx(cost.model, rel=0.005)
+    model = bundled_codec.model_bits(latents, latents, order)
+    assert inspection.bits == pytest.approx(sum(model.values()), rel=0.005)
 
 
 def test_cost_says_where_bits_go(small_codec: ImageCodec, photo: np.ndarray) -> None:
     latents = small_codec.analyse(photo)
-    cost = small_codec.cost(latents)
-    assert cost.y.shape == latents.y_hat.shape[:2]
-    assert cost.tables == pytest.approx(cost.z + cost.y.sum())
+    inspection = small_codec.inspect(small_codec.encode(latents, *photo.shape[1::-1]))
+    assert inspection.sections["y"].bits.shape == latents.y.shape
+    assert inspection.bits == pytest.approx(sum(one.bits.sum() for one in inspection.sections.values()))
+    assert inspection.latents.same_bits(latents)
+    for section in inspection.sections.values():
+        assert section.report().table_bits == pytest.approx(section.bits.sum())
 
 
 DECODE = """
@@ -93,7 +98,7 @@ c = codec.ImageCodec(weights.read_weights(pathlib.Path("small.safetensors")))
 for order in sys.argv[2:]:
     file = pathlib.Path(f"{order}.qdr").read_bytes()
     latents = c.decode(container.Container.from_bytes(file))
-    print(hashlib.sha256(latents.z.tobytes() + latents.y_hat.tobytes()).hexdigest())
+    print(hashlib.sha256(latents.sides['z'].tobytes() + latents.y.tobytes()).hexdigest())
 """
 
 
@@ -117,7 +122,7 @@ def test_another_process_thread_count_and_cpu(
     out = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    expected = hashlib.sha256(latents.z.tobytes() + latents.y_hat.tobytes()).hexdigest()
+    expected = hashlib.sha256(latents.sides["z"].tobytes() + latents.y.tobytes()).hexdigest()
     assert out.split() == [expected] * len(ORDERS)
 
 
@@ -148,7 +153,7 @@ def test_damage_behind_right_checksums(
 ) -> None:
     """A forger can fix the checksums: then a typed error or some latent, never anything else."""
     section = data.draw(st.sampled_from(["z", "y"]))
-    stream = bytearray(getattr(damage_target, section))
+    stream = bytearray(damage_target.sections[section])
     match data.draw(st.sampled_from(["flip", "cut", "grow", "noise"])):
         case "flip":
             for _ in range(data.draw(st.integers(1, 4))):
@@ -160,12 +165,13 @@ def test_damage_behind_right_checksums(
             stream += data.draw(st.binary(min_size=1, max_size=8))
         case "noise":
             stream[2:] = data.draw(st.binary(max_size=400))
-    forged = dataclasses.replace(damage_target, **{section: bytes(stream)})
+    sections = {**damage_target.sections, section: bytes(stream)}
+    forged = dataclasses.replace(damage_target, sections=sections)
     try:
         latents = small_codec.decode(Container.from_bytes(forged.to_bytes()))
     except (CorruptStream, TableMismatch):
         return
-    assert latents.y_hat.shape == (8, 8, 12)
+    assert latents.y.shape == (8, 8, 12)
 
 
 @pytest.fixture(scope="module", params=ORDERS)
@@ -184,20 +190,22 @@ def test_bad_pixels(small_codec: ImageCodec) -> None:
 
 def test_latents_must_fit_the_size(small_codec: ImageCodec, photo: np.ndarray) -> None:
     latents = small_codec.analyse(photo)
-    with pytest.raises(ValueError, match=r"y_hat of shape \(20, 32, 12\); 64x64 pixels have \(4, 4, 12\)"):
+    with pytest.raises(
+        ValueError, match=r"y_hat of shape \(20, 32, 12\) float32; 64x64 pixels have \(4, 4, 12\)"
+    ):
         small_codec.encode(latents, 64, 64)
     with pytest.raises(ValueError, match="pixels have"):
-        small_codec.synthesise(latents.y_hat[:4, :4], 1000, 1000)
+        small_codec.synthesise(latents.y[:4, :4], 1000, 1000)
 
 
 def test_tiles_equal_the_whole(small_codec: ImageCodec, photo: np.ndarray) -> None:
     """Up to torch's rounding: a tile that read too little around it would differ by far more."""
     x = torch.from_numpy(photo[:256, :384]).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        y = small_codec.net.g_a(x)
-        torch.testing.assert_close(tiled(small_codec.net.g_a, x, 16, 1, tile=5), y, rtol=1e-4, atol=1e-3)
+        y = small_codec.system.g_a(x)
+        torch.testing.assert_close(tiled(small_codec.system.g_a, x, 16, 1, tile=5), y, rtol=1e-4, atol=1e-3)
         whole, tiles = (
-            f(y) for f in (small_codec.net.g_s, lambda y: tiled(small_codec.net.g_s, y, 1, 16, 5))
+            f(y) for f in (small_codec.system.g_s, lambda y: tiled(small_codec.system.g_s, y, 1, 16, 5))
         )
     torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-4)
 

@@ -8,15 +8,17 @@ import pytest
 
 from quadrans import kernels
 from quadrans.entropy import CorruptStream
-from quadrans.nets.codec import ImageCodec, coding_order
-from quadrans.nets.container import ORDERS
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.exact import Exact, OnCpu, OnCuda
+from quadrans.nets.system import ExactFeatures
+
+ORDERS = ("wavefront", "raster", "checkerboard", "parallel")
 
 
 @pytest.fixture
 def both(small_codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> tuple[Exact, Exact]:
     fake_cupy.install(monkeypatch)
-    parts = small_codec.h_s, small_codec.context_model, small_codec.y_table
+    parts = small_codec.cpu.layers, small_codec.cpu.parts
     return OnCpu(*parts, threads=2), OnCuda(*parts)
 
 
@@ -24,14 +26,15 @@ def both(small_codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> tuple[Exac
 def test_same_streams_and_latents(small_codec: ImageCodec, both: tuple[Exact, Exact], order: str) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (64, 100, 3), np.uint8)
     latents = small_codec.analyse(pixels)
-    z_hat = latents.z.astype(np.float32) + small_codec.medians
-    coding = coding_order(order, *latents.y_hat.shape[:2])
-    streams = [one.encode(latents.y_hat, z_hat, coding) for one in both]
-    assert streams[0] == streams[1] == small_codec.encode(latents, 100, 64, order).y
-    for one in both:
-        y_hat = one.decode(streams[0], z_hat, coding)
+    sides = {"z": latents.sides["z"].astype(np.float32) + small_codec.medians["z"]}
+    coding = small_codec.order("y", order, 100, 64)
+    found = [one.encode("y", latents.y, one.features(sides), coding) for one in both]
+    streams = [stream for stream, _ in found]
+    assert streams[0] == streams[1] == small_codec.encode(latents, 100, 64, order).sections["y"]
+    for one, (_, encoded) in zip(both, found, strict=True):
+        y_hat = one.decode("y", streams[0], one.features(sides), coding)
         assert isinstance(y_hat, np.ndarray)
-        assert y_hat.tobytes() == latents.y_hat.tobytes()
+        assert y_hat.tobytes() == encoded.tobytes() == latents.y.tobytes()
 
 
 def test_forged_hyper_latents(both: tuple[Exact, Exact]) -> None:
@@ -39,6 +42,8 @@ def test_forged_hyper_latents(both: tuple[Exact, Exact]) -> None:
     huge = kernels.Conv2d(np.full((2, 3, 1, 1), 1e30, np.float32))
     z_hat = np.full((1, 1, 3), 2**31, np.float32)
     for one in both:
-        codec = type(one)(huge, one.model, one.table)
-        with pytest.raises(CorruptStream, match=r"hyper-latent up to 2147483648"):
-            codec.decode(b"", z_hat, coding_order("raster", 1, 1))
+        codec = type(one)({"features": ExactFeatures(huge)}, one.parts)
+        with pytest.raises(CorruptStream, match=r"side information up to 2147483648"):
+            codec.features({"z": z_hat})
+        with pytest.raises(TypeError, match="side information"):
+            codec.features({"z": z_hat}, TypeError)

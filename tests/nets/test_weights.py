@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from quadrans.entropy import CdfTable
 from quadrans.nets.codec import ImageCodec, build
 from quadrans.nets.density import FactorizedPrior
-from quadrans.nets.export import hyper_table
+from quadrans.nets.export import prior_table
 from quadrans.nets.weights import (
     DEFAULT_MODEL,
     WeightError,
@@ -44,7 +44,9 @@ def test_digest_depends_on_every_part(small_weights: Weights) -> None:
         {"tensors": {**small_weights.tensors, "extra": tensor}},
         {"tensors": {**small_weights.tensors, name: tensor.reshape(-1)}},
         {"architecture": "other"},
-        {"z_table": table},
+        {"tables": {"z": table}},
+        {"tables": {"w": small_weights.tables["z"]}},
+        {"config": {**small_weights.config, "parity": "even"}},
     )
     found = {dataclasses.replace(small_weights, **change).digest for change in variants} | {
         small_weights.digest
@@ -94,8 +96,8 @@ def test_tensors_that_do_not_fit(small_weights: Weights) -> None:
     with pytest.raises(WeightError, match="do not fit"):
         build(dataclasses.replace(small_weights, tensors=absurd))
     table = CdfTable.from_pmf([np.array([0.5, 0.25])], np.zeros(1, np.int32))
-    with pytest.raises(WeightError, match="1 table rows for 8 channels"):
-        build(dataclasses.replace(small_weights, z_table=table))
+    with pytest.raises(WeightError, match=r"tables of {\'z\': 1} rows for channels {\'z\': 8}"):
+        build(dataclasses.replace(small_weights, tables={"z": table}))
 
 
 def test_unknown_model() -> None:
@@ -114,11 +116,11 @@ def test_bundled_models_are_small_and_load() -> None:
 
 
 @torch.no_grad()
-def test_hyper_table_follows_the_prior() -> None:
+def test_table_follows_the_prior() -> None:
     torch.manual_seed(0)
     prior = FactorizedPrior(5)
     prior.quantiles[:, 0, 1] = torch.tensor([-30.0, -0.5, 0.0, 0.25, 4.0])
-    table = hyper_table(prior)
+    table = prior_table(prior)
     for channel in range(5):
         symbols = torch.arange(-5.0, 6.0)
         mass = prior.likelihood((prior.medians[:, None, None] + symbols).expand(5, 1, -1))[channel, 0]
