@@ -65,7 +65,8 @@ def run_benchmark(
 ) -> list[str]:
     """Runs, prints and writes what is asked for: names or patterns of systems and of TABLES.
 
-    All without names; with those of systems alone, the first two tables. size: of the systems' image,
+    Without names all tables: counts of all systems, times of the first of each architecture. With names of
+    systems alone, these systems in the first two tables. size: of the systems' image,
     "768x512"; threads: "1,2". Returns a line for everything that failed. Raises ValueError for arguments that
     make no sense, OSError and ImportError for what can't be written or imported.
     """
@@ -97,7 +98,7 @@ def run_benchmark(
         failures += [f"{one.system}: not as published" for one in counts if not one.agrees]
         console.print(counts_table(counts))
     if "systems" in chosen:
-        for name in (name for name in names if registry.SYSTEMS[name].codes):
+        for name in timed(names if systems else None):
             rows += measure_system(name, {}, (), (pixels,), teams, runs, console)
         found["systems"] = [asdict(row) for row in rows]
         if rows:
@@ -124,6 +125,14 @@ def run_benchmark(
     if record and not failures:
         write_file(target, lambda path: path.write_text(text), force)
     return failures
+
+
+def timed(names: list[str] | None) -> list[str]:
+    """Those that are codecs; of all systems, where none are named, the first of each architecture."""
+    if names is not None:
+        return [name for name in names if registry.SYSTEMS[name].codes]
+    first = {row.architecture: name for name, row in reversed(registry.SYSTEMS.items()) if row.codes}
+    return [name for name in registry.SYSTEMS if name in first.values()]
 
 
 def counted(name: str) -> Counted:

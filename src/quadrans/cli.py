@@ -621,11 +621,15 @@ def bench_decode(
 def bench_systems(
     system: Annotated[
         list[str] | None,
-        typer.Option("--system", "-s", help="Names or patterns, such as 'cheng*'; all by default."),
+        typer.Option(
+            "--system",
+            "-s",
+            help="Names or patterns, such as 'cheng*'; if not given one of each architecture.",
+        ),
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option("--table", "-t", help="systems, he2021 or dca2024: all, or of --system the first."),
+        typer.Option("--table", "-t", help="counts, systems, he2021, dca2024; with --system the first two."),
     ] = None,
     size: Annotated[str, typer.Option(help="Of the systems' image: 256 or 768x512, in pixels.")] = "768x512",
     threads: Annotated[str, typer.Option(help="Numbers of threads: 1,2.")] = "1",
@@ -634,7 +638,7 @@ def bench_systems(
     record: Annotated[bool, typer.Option("--record", help="Write bench/results/systems-CPU.json.")] = False,
     force: Force = False,
 ) -> None:
-    """Count and time every system at its published size, and the papers' tables of times beside ours."""
+    """Count all systems, time them at their published sizes, and put the papers' times beside ours."""
     wrong: list[str] = []
     with _reported() as failed:
         from .bench.systems import run_benchmark
