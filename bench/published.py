@@ -49,6 +49,11 @@ PARAMETERS: Mapping[str, Count] = {
     "cheng2020-anchor-large": _ANCHOR[1],
     "cheng2020-attn": _ATTENTION[0],
     "cheng2020-attn-large": _ATTENTION[1],
+    "cheng2020": Count(14_207_436, 1, "CompressAI cheng2020-attn with the head of Cheng's code"),
+    "cheng2020-large": Count(30_622_764, 1, "CompressAI cheng2020-attn with the head of Cheng's code"),
+    "charm2020": Count(113_990_000, 10_000, "TensorFlow Compression's layers"),
+    "charm2020-all": Count(119_360_000, 10_000, "TensorFlow Compression's layers"),
+    "elic2022": Count(32_070_000, 10_000, "CompressAI Elic2022Official"),
     "informer2022": _INFORMER[0],
     "informer2022-large": _INFORMER[1],
     "dcvc-dc2023": Count(30_998_187, 1, "DCVC-DC, IntraNoAR"),
@@ -60,6 +65,7 @@ PARAMETERS: Mapping[str, Count] = {
     "tcm2023-elic-sm": Count(55_190_000, 10_000, f"{_DCA}, LIC-TCM"),
     "mlicpp2023": Count(83_500_000, 10_000, "official code"),
     "mlicpp2023-old": Count(116_720_000, 10_000, "official code"),
+    "mlicpp2023-elic-sm-fixed": Count(71_910_000, 10_000, "DCA 2024's transforms and official code"),
     "mlicpp2023-elic-sm": Count(107_800_000, 10_000, f"{_DCA}, MLIC++"),
 }
 """By name in `nets.registry.SYSTEMS`."""

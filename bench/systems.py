@@ -131,8 +131,11 @@ def timed(names: list[str] | None) -> list[str]:
     """Those that are codecs; of all systems, where none are named, the first of each architecture."""
     if names is not None:
         return [name for name in names if registry.SYSTEMS[name].codes]
-    first = {row.architecture: name for name, row in reversed(registry.SYSTEMS.items()) if row.codes}
-    return [name for name in registry.SYSTEMS if name in first.values()]
+    first: dict[str, str] = {}
+    for name, row in registry.SYSTEMS.items():
+        if row.codes:
+            first.setdefault(row.architecture, name)
+    return list(first.values())
 
 
 def counted(name: str) -> Counted:

@@ -26,7 +26,7 @@ class Compared:
     architecture: str
     name: str
     orders: tuple[str, ...]
-    """None: its own alone."""
+    """None at all: its own alone."""
 
 
 _ORDERS = ("raster", "wavefront", "checkerboard")
@@ -37,7 +37,7 @@ HE_SYSTEMS = (
     Compared("minnen2018", "minnen2018-large", _ORDERS),
     Compared("cheng2020", "cheng2020-large", _ORDERS),
 )
-"""M isn't stated beside the tables; 320 is what the paper has with N = 192."""
+"""M isn't stated beside the tables: Minnen 2018 has 320 with N = 192 in the paper, Cheng 2020 M = N."""
 
 
 def he2021(teams: list[int], runs: int, console: Console) -> list[Row]:

@@ -124,18 +124,21 @@ class ContextEntropy(EntropyModel):
         """
         self.check_order(order)
         kernel = self.context.kernel_size[0]
+        # What the context reads is what synthesis gets: under noise, the same noise.
+        y_hat, seen = quantizer(y)
         nothing = y.new_zeros(len(y), self.context.out_channels, *y.shape[2:])
         if order == PARALLEL:
             context = nothing
         elif order == CHECKERBOARD:
-            chosen = anchors(y, self.parity)
-            centers = self.distribution(features, nothing).means if self.residual else None
-            seen = quantizer(y, centers)[0] * chosen
-            context = self.context(seen, checkerboard_mask(kernel)) * (1 - chosen)
+            chosen, read = anchors(y, self.parity), y_hat
+            if self.residual and quantizer.rounds:
+                read = quantizer(y, self.distribution(features, nothing).means)[0]
+            context = self.context(read * chosen, checkerboard_mask(kernel)) * (1 - chosen)
         else:
-            context = self.context(quantizer(y)[0], causal_mask(kernel))
+            context = self.context(y_hat, causal_mask(kernel))
         p = self.distribution(features, context)
-        y_hat, seen = quantizer(y, p.means if self.residual else None)
+        if self.residual and quantizer.rounds:
+            y_hat, seen = quantizer(y, p.means)
         return Coded(y_hat, p.bits(seen), p.means, p.scales)
 
     def lower(self) -> kernels.ContextModel:

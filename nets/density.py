@@ -42,19 +42,26 @@ def gaussian_bits(y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian for each element: scales and means, (B, C, H, W) each."""
+    """A Gaussian for each element: scales, as a network gives them, and means, (B, C, H, W) each."""
 
-    scales: Tensor
+    raw_scales: Tensor
     means: Tensor
+
+    @property
+    def scales(self) -> Tensor:
+        """(B, C, H, W), 0.11 or more."""
+        return lower_bound(self.raw_scales, SCALE_MIN)
 
     def bits(self, y: Tensor) -> Tensor:
         """Bits of each element of y (B, C, H, W)."""
-        return gaussian_bits(y, self.scales, self.means)
+        return gaussian_bits(y, self.raw_scales, self.means)
 
 
 @dataclass(frozen=True)
 class GaussianMixture:
     """A mixture of K Gaussians for each element: logits of weights, means and scales, (B, K, C, H, W) each.
+
+    Components' scales are floored at 0.11.
 
     Source: Cheng et al., "Learned image compression with discretized Gaussian mixture likelihoods and
     attention modules", CVPR 2020, eq. 8.
@@ -72,14 +79,17 @@ class GaussianMixture:
     @property
     def scales(self) -> Tensor:
         """(B, C, H, W), the mixtures' standard deviations."""
-        spread = self.component_scales**2 + (self.component_means - self.means[:, None]) ** 2
+        spread = self._floored_scales**2 + (self.component_means - self.means[:, None]) ** 2
         return (self.logits.softmax(1) * spread).sum(1).sqrt()
 
     def bits(self, y: Tensor) -> Tensor:
         """Bits of each element of y (B, C, H, W)."""
-        scales = lower_bound(self.component_scales, SCALE_MIN)
-        mass = gaussian_mass(y[:, None], scales, self.component_means)
+        mass = gaussian_mass(y[:, None], self._floored_scales, self.component_means)
         return bits((self.logits.softmax(1) * mass).sum(1))
+
+    @property
+    def _floored_scales(self) -> Tensor:
+        return lower_bound(self.component_scales, SCALE_MIN)
 
 
 Distribution = Gaussian | GaussianMixture
@@ -117,14 +127,14 @@ class FactorizedPrior(Prior):
 
     Source: Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018, appendix
     6.1. Parameters keep CompressAI's names, `quantiles` (channels, 1, 3) included, of which the middle one
-    is the median about which z is rounded. With `learn_quantiles` the auxiliary loss moves them to where
-    they belong; else they stay where they are, the median at zero.
+    is the median about which z is rounded. They stay where they are, the median at zero, unless a gradient
+    is asked of them: then the auxiliary loss moves them to where they belong.
     """
 
     filters = (1, 3, 3, 3, 3, 1)
     tail_mass = 1e-9
 
-    def __init__(self, channels: int, init_scale: float = 10.0, learn_quantiles: bool = False) -> None:
+    def __init__(self, channels: int, init_scale: float = 10.0) -> None:
         super().__init__()
         layers = len(self.filters) - 1
         scale = init_scale ** (1 / layers)
@@ -136,7 +146,7 @@ class FactorizedPrior(Prior):
             if i < layers - 1:
                 self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
         quantiles = torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1)
-        self.quantiles = nn.Parameter(quantiles, requires_grad=learn_quantiles)
+        self.quantiles = nn.Parameter(quantiles, requires_grad=False)
 
     @property
     def medians(self) -> Tensor:

@@ -30,6 +30,7 @@ class Coded:
     bits: Tensor
     means: Tensor
     scales: Tensor
+    """The densities', so 0.11 or more. Where y is divided by steps, these and means are times the steps."""
 
 
 def quantization(residual: bool) -> kernels.Quantization:
@@ -45,6 +46,8 @@ class EntropyModel(ABC):
     """Names of the coding orders it may use, its own first."""
     residual: bool
     """Whether y is rounded about its means: y_hat = round(y - mean) + mean."""
+    refines: bool = False
+    """Whether a network changes what is decoded, so that y_hat is not what was coded."""
     plane = "features"
     """The features of each position, among what side information says."""
     inputs: tuple[str, ...] = ()
@@ -87,7 +90,10 @@ class StepEntropy(EntropyModel):
         return None
 
     def after(self, step: int, y_hat: Tensor, features: Features, memory: Tensor | None) -> Tensor | None:
-        """What is added to the elements that the step has decoded: (B, C, H, W) as `parameters`'."""
+        """What is added to the elements that the step has decoded: (B, C, H, W) as `parameters`'.
+
+        None in all steps, unless the model `refines`.
+        """
         return None
 
     def forward(self, y: Tensor, features: Features, quantizer: Quantizer, order: str) -> Coded:
@@ -106,8 +112,8 @@ class StepEntropy(EntropyModel):
                 for values in self.parameters(number, y_hat, features, memory)
             )
             rounded, seen = quantizer(y[:, part], means if self.residual else None)
-            bits = Gaussian(scales, means).bits(seen)
-            steps = (rounded, bits, means, scales)
+            p = Gaussian(scales, means)
+            steps = (rounded, p.bits(seen), means, p.scales)
             planes = [
                 _put(plane, part, mask, new)
                 for plane, new in zip((y_hat, total, all_means, all_scales), steps, strict=True)
@@ -140,16 +146,22 @@ def _put(plane: Tensor, part: slice, mask: Tensor, values: Tensor) -> Tensor:
 class ParallelEntropy(EntropyModel):
     """No context: features that hold (scales, means) themselves, in one step.
 
-    zero_mean: they hold scales alone. means_first: they hold (means, scales).
+    zero_mean: they hold scales alone. means_first: they hold (means, scales). first: the channel that these
+    begin at, and with which the features end; those before it aren't read.
     """
 
     orders = ("parallel",)
 
     def __init__(
-        self, channels: int, residual: bool = True, zero_mean: bool = False, means_first: bool = False
+        self,
+        channels: int,
+        residual: bool = True,
+        zero_mean: bool = False,
+        means_first: bool = False,
+        first: int = 0,
     ) -> None:
         self.channels, self.residual, self.zero_mean = channels, residual, zero_mean
-        self.means_first = means_first
+        self.means_first, self.first = means_first, first
 
     def order(self, name: str, height: int, width: int) -> Order:
         """See `EntropyModel`."""
@@ -158,7 +170,7 @@ class ParallelEntropy(EntropyModel):
 
     def distribution(self, features: Features) -> Distribution:
         """Of y, in one pass."""
-        plane = features[self.plane].float()
+        plane = features[self.plane][:, self.first :].float()
         if self.zero_mean:
             return Gaussian(plane, torch.zeros_like(plane))
         first, second = plane.chunk(2, 1)
@@ -175,13 +187,15 @@ class ParallelEntropy(EntropyModel):
         """See `EntropyModel`."""
         m = self.channels
         # The planes are (y_hat, features).
-        first, second = kernels.Slice(m, 2 * m), kernels.Slice(2 * m, 3 * m)
+        start = m + self.first
+        first, second = (kernels.Slice(at, at + m) for at in (start, start + m))
         net: kernels.Layer
         if self.zero_mean:
             net = kernels.Sequential([first, with_zero_means(m)])
         else:
             net = kernels.Concat([second, first] if self.means_first else [first, second])
-        return kernels.StepModel([net], m, m if self.zero_mean else 2 * m, quantization(self.residual))
+        given = self.first + (m if self.zero_mean else 2 * m)
+        return kernels.StepModel([net], m, given, quantization(self.residual))
 
 
 def with_zero_means(channels: int) -> kernels.Layer:

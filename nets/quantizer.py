@@ -31,6 +31,11 @@ class Quantizer:
         if self.surrogate not in (*SURROGATES, "round", "none"):
             raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, not {self.surrogate!r}")
 
+    @property
+    def rounds(self) -> bool:
+        """Whether what it gives depends on centers."""
+        return self.surrogate not in ("none", "noise")
+
     def __call__(self, y: Tensor, centers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(y_hat, what its likelihood is taken of), both like y.
 

@@ -58,10 +58,15 @@ class Row:
     architecture: str
     paper: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    lambdas: tuple[float, ...] = COMPRESSAI_LAMBDAS
-    """What it was trained for, where that is known; else CompressAI's weights of the distortion."""
+    lambdas: tuple[float, ...] = ()
+    """For the squared error: what its authors trained it for, or CompressAI of that shape; none: unknown."""
     codes: bool = True
     """Whether it is a codec: what only measures can be trained, too."""
+
+    @property
+    def usual_lambdas(self) -> tuple[float, ...]:
+        """Its lambdas, or six customary ones where its own are unknown."""
+        return self.lambdas or COMPRESSAI_LAMBDAS[:6]
 
 
 _BALLE_2017 = "Ballé et al., ICLR 2017"
@@ -87,16 +92,18 @@ SYSTEMS: Mapping[str, Row] = {
     for row in (
         Row("balle2017", "balle2017", _BALLE_2017, {"n": 128}),
         Row("theis2017", "theis2017", "Theis et al., ICLR 2017", {"n": 64, "m": 96}),
-        Row("balle2018-factorized", "balle2018-factorized", _BALLE_2018, _SMALL),
-        Row("balle2018-factorized-large", "balle2018-factorized", _BALLE_2018, _LARGE),
+        Row("balle2018-factorized", "balle2018-factorized", _BALLE_2018, _SMALL, COMPRESSAI_LAMBDAS[:5]),
+        Row(
+            "balle2018-factorized-large", "balle2018-factorized", _BALLE_2018, _LARGE, COMPRESSAI_LAMBDAS[5:]
+        ),
         Row("balle2018-factorized-relu", "balle2018-factorized", _BALLE_2018, {**_SMALL, **_RELU}),
         Row("balle2018-factorized-relu-large", "balle2018-factorized", _BALLE_2018, {**_LARGE, **_RELU}),
-        Row("balle2018", "balle2018", _BALLE_2018, _SMALL),
-        Row("balle2018-large", "balle2018", _BALLE_2018, _LARGE),
-        Row("minnen2018-mean", "minnen2018-mean", _MINNEN, _SMALL),
-        Row("minnen2018-mean-large", "minnen2018-mean", _MINNEN, _LARGE),
-        Row("minnen2018", "minnen2018", _MINNEN, {"n": 192, "m": 192}),
-        Row("minnen2018-large", "minnen2018", _MINNEN, _LARGE),
+        Row("balle2018", "balle2018", _BALLE_2018, _SMALL, COMPRESSAI_LAMBDAS[:5]),
+        Row("balle2018-large", "balle2018", _BALLE_2018, _LARGE, COMPRESSAI_LAMBDAS[5:]),
+        Row("minnen2018-mean", "minnen2018-mean", _MINNEN, _SMALL, COMPRESSAI_LAMBDAS[:4]),
+        Row("minnen2018-mean-large", "minnen2018-mean", _MINNEN, _LARGE, COMPRESSAI_LAMBDAS[4:]),
+        Row("minnen2018", "minnen2018", _MINNEN, {"n": 192, "m": 192}, COMPRESSAI_LAMBDAS[:4]),
+        Row("minnen2018-large", "minnen2018", _MINNEN, _LARGE, COMPRESSAI_LAMBDAS[4:]),
         Row("lee2019", "lee2019", _LEE, {"n": 128, "m1": 192}, LEE_LAMBDAS[:5]),
         Row("lee2019-hybrid", "lee2019-hybrid", _LEE, {"n": 320, "m1": 192, "m2": 228}, LEE_LAMBDAS[5:7]),
         Row(
@@ -121,16 +128,16 @@ SYSTEMS: Mapping[str, Row] = {
         Row("informer2022", "informer2022", _INFORMER, {"n": 192, "m": 192}),
         Row("informer2022-large", "informer2022", _INFORMER, _LARGE),
         Row("dcvc-dc2023", "dcvc-dc2023", _DCVC),
-        Row("quadtree-baseline", "quadtree-baseline", _DCVC, {}, COMPRESSAI_LAMBDAS[:6]),
-        Row("dca2024", "dca2024", "Kim et al., NeurIPS 2024", {}, COMPRESSAI_LAMBDAS[:6]),
+        Row("quadtree-baseline", "quadtree-baseline", _DCVC),
+        Row("dca2024", "dca2024", "Kim et al., NeurIPS 2024"),
         Row("tcm2023-small", "tcm2023", _TCM, {"n": 64}),
         Row("tcm2023-medium", "tcm2023", _TCM, {"n": 96}),
         Row("tcm2023", "tcm2023", _TCM, {"n": 128}),
         Row("tcm2023-elic-sm", "tcm2023", _TCM, _ELIC_SM),
-        Row("mlicpp2023", "mlicpp2023", _MLIC, {}, COMPRESSAI_LAMBDAS[:6]),
-        Row("mlicpp2023-old", "mlicpp2023", _MLIC, {"synthesis": "old", **_OLD_LRP}, COMPRESSAI_LAMBDAS[:6]),
-        Row("mlicpp2023-elic-sm", "mlicpp2023", _MLIC, {**_ELIC_SM, **_OLD_LRP}, COMPRESSAI_LAMBDAS[:6]),
-        Row("mlicpp2023-elic-sm-fixed", "mlicpp2023", _MLIC, _ELIC_SM, COMPRESSAI_LAMBDAS[:6]),
+        Row("mlicpp2023", "mlicpp2023", _MLIC),
+        Row("mlicpp2023-old", "mlicpp2023", _MLIC, {"synthesis": "old", **_OLD_LRP}),
+        Row("mlicpp2023-elic-sm", "mlicpp2023", _MLIC, {**_ELIC_SM, **_OLD_LRP}),
+        Row("mlicpp2023-elic-sm-fixed", "mlicpp2023", _MLIC, _ELIC_SM),
     )
 }
 

@@ -10,7 +10,7 @@ MILESTONES: Mapping[str, tuple[tuple[float, float], ...]] = {
     "constant": (),
     # Halved every 50,000 of the last 200,000 of 1M steps: section 4.
     "lee2019": ((0.8, 0.5), (0.85, 0.25), (0.9, 0.125), (0.95, 0.0625)),
-    # A lower rate for the second half: section 5.2; 1e-4 to 5e-5.
+    # Section 5.2 lowers the rate for the second half; that it does so by a factor of 0.5 is assumed.
     "he2021": ((0.5, 0.5),),
     # 1e-4 for 90 of 100 epochs, then 1e-5: section 4.
     "dca2024": ((0.9, 0.1),),

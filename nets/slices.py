@@ -118,6 +118,8 @@ class ChannelSlices(StepEntropy):
 class RefinedSlices(ChannelSlices):
     """With latent residual prediction: half the tanh of a network, of the means' support and of the slice."""
 
+    refines = True
+
     def __init__(
         self,
         channels: int,
@@ -187,7 +189,9 @@ def half_tanh(layers: Sequence[Layer], channels: int) -> Layer:
 
 
 def supporting(step: int, max_support: int) -> int:
-    """How many slices a slice sees, of at most `max_support`; -1: of all."""
+    """How many slices a slice sees, of at most `max_support`; -1: of all. ValueError for less than -1."""
+    if max_support < -1:
+        raise ValueError(f"max_support must be -1 for all slices, or at least 0, not {max_support}")
     return step if max_support < 0 else min(step, max_support)
 
 

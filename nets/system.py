@@ -183,8 +183,14 @@ class System(nn.Module, ABC):
             for name, part in parts.items()
         }
 
-    def loss(self, prediction: Prediction, x: Tensor, lmbda: float, distortion: Tensor) -> Tensor:
-        """What training minimizes: bits per pixel + lmbda * distortion, of images x (B, 3, H, W)."""
+    def loss(
+        self, prediction: Prediction, x: Tensor, lmbda: float, distortion: Tensor, kind: str = "mse"
+    ) -> Tensor:
+        """What training minimizes: bits per pixel + lmbda * distortion, of images x (B, 3, H, W).
+
+        kind: what the distortion is, "mse" or "ms-ssim": see `training.distance`. A system with a loss of
+        its own raises ValueError for a weight or a kind that it can't use.
+        """
         return prediction.total_bits.sum() / x[:, 0].numel() + lmbda * distortion
 
     def auxiliary_loss(self) -> Tensor | None:
@@ -196,12 +202,7 @@ class System(nn.Module, ABC):
     @cached_property
     def refines(self) -> bool:
         """Whether what is decoded is refined by a network, so that y_hat is not what was coded."""
-        from .entropy_model import StepEntropy
-
-        models = [part.model for part in self.parts().values()]
-        return any(
-            isinstance(model, StepEntropy) and type(model).after is not StepEntropy.after for model in models
-        )
+        return any(part.model.refines for part in self.parts().values())
 
     def channels_last(self) -> System:
         """The system itself, its weights laid out channels-last: what the CPU's convolutions like best."""

@@ -23,9 +23,10 @@ except ImportError as error:
 from .device import usable_device
 from .photos import Photos
 from .quantizer import SURROGATES, Quantizer
-from .registry import make
+from .registry import SYSTEMS, architecture_of, make
 from .schedules import SCHEDULES, factor
-from .system import System
+from .system import Prediction, System
+from .weights import Weights
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -35,11 +36,13 @@ AUXILIARY_RATE = 1e-3
 """Learning rate of what the priors' auxiliary losses train."""
 MS_SSIM_SIDE = 161
 """Pixels on a side that five scales of MS-SSIM need, at least."""
+MS_SSIM_LAMBDAS = (2.40, 4.58, 8.73, 16.64, 31.73, 60.50)
+"""Weights of 1 - MS-SSIM of CompressAI's qualities 1 to 6."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run depends on besides its photos.
+    """What a run depends on besides its photos and the weights that it starts from.
 
     The loss is bits per pixel + lmbda * distortion, unless the system has its own (`System.loss`).
     """
@@ -49,6 +52,7 @@ class TrainConfig:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Its arguments that are changed."""
     lmbda: float = 0.013
+    """Weight of the distortion, or whatever the system's loss has it weight: `default_lmbda` suits each."""
     distortion: str = "mse"
     """"mse" of pixels in 0..255, or "ms-ssim": 1 - MS-SSIM."""
     surrogate: str = "mixed"
@@ -112,6 +116,11 @@ class Trainer:
     """The state of a run in a folder: system, optimizers, step. Made anew, or from the folder's checkpoint.
 
     accelerator: an `accelerate.Accelerator` where several processes train together (see `distributed`).
+    init: weights to start from instead of random ones, of the system's architecture and shapes. They are
+    part of what the run is: with others it isn't resumed. Optimizers, averages and steps start anew.
+
+    Raises ValueError for what the system can't be trained with, for weights that don't fit it, and for a
+    folder that holds another run.
     """
 
     def __init__(
@@ -121,6 +130,7 @@ class Trainer:
         folder: Path,
         device: str | None = None,
         accelerator: Any = None,
+        init: Weights | None = None,
     ) -> None:
         self.config, self.photos, self.folder, self._accelerator = config, photos, folder, accelerator
         self.device = (
@@ -132,6 +142,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.system = make(config.system, **config.config)
         self._check()
+        if init is not None:
+            self._start_from(init)
+        self._identity = {**_plain(config), "init": None if init is None else init.digest.hex()}
         self.system.channels_last().to(self.device)
         priors = [side.prior for side in self.system.sides().values()] if config.auxiliary else []
         auxiliary = [parameter for prior in priors for parameter in prior.auxiliary_parameters()]
@@ -170,6 +183,31 @@ class Trainer:
         if unknown:
             known = ", ".join(system.orders)
             raise ValueError(f"orders {', '.join(sorted(unknown))}: {config.system} has {known} alone")
+        if config.auxiliary and not any(
+            side.prior.auxiliary_parameters() for side in system.sides().values()
+        ):
+            raise ValueError(f"auxiliary: the priors of {config.system} have no quantiles to train")
+        # The loss of nothing: a weight or a distortion that the system's loss refuses, it refuses here.
+        nothing = torch.zeros(1, 1, 1, 1)
+        empty = Prediction(nothing, nothing, {"y": torch.zeros(1)}, {})
+        system.loss(empty, nothing, config.lmbda, torch.zeros(()), config.distortion)
+
+    def _start_from(self, weights: Weights) -> None:
+        here, there = architecture_of(self.system), weights.architecture
+        if here != there:
+            raise ValueError(f"weights {weights.name} are of {there}, but {self.config.system} is of {here}")
+        own = {name: tuple(tensor.shape) for name, tensor in self.system.state_dict().items()}
+        given = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+        misfits = sorted(name for name in own | given if own.get(name) != given.get(name))
+        if misfits:
+            name = misfits[0]
+            raise ValueError(
+                f"weights {weights.name} don't fit {self.config.system} as it is set: {len(misfits)} tensors "
+                f"differ, such as {name}: {given.get(name, 'none')}, here {own.get(name, 'none')}"
+            )
+        self.system.load_state_dict(
+            {name: torch.from_numpy(tensor.astype(np.float32)) for name, tensor in weights.tensors.items()}
+        )
 
     @property
     def leads(self) -> bool:
@@ -197,7 +235,7 @@ class Trainer:
             raise ValueError(f"{path} is no checkpoint of a training, or a damaged one ({error})") from error
         differing = {
             key: (old, new)
-            for key, new in _plain(self.config).items()
+            for key, new in self._identity.items()
             if key != "steps" and (old := old_config.get(key)) != new
         }
         if differing:
@@ -246,7 +284,7 @@ class Trainer:
         if not self.leads:
             return
         state: dict[str, Any] = {
-            "config": _plain(self.config),
+            "config": self._identity,
             "photos": self.photos.digest,
             "step": self.step,
             "model": self.system.state_dict(),
@@ -302,7 +340,7 @@ class Trainer:
         with autocast:
             prediction = self._model(x, Quantizer(config.surrogate), order)
         distortion = distance(prediction.x_hat.float(), x, config.distortion)
-        loss = self.system.loss(prediction, x, config.lmbda, distortion)
+        loss = self.system.loss(prediction, x, config.lmbda, distortion, config.distortion)
         rate = config.learning_rate * factor(config.schedule, self.step, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -346,6 +384,22 @@ class Trainer:
         if self._accelerator is not None:
             values = self._accelerator.reduce(values, "mean")
         return dict(zip(figures, values.tolist(), strict=True))
+
+
+def default_lmbda(system: str, distortion: str) -> float:
+    """A weight to train a system of the registry with: the middle one of those that are usual for it.
+
+    Raises ValueError for unknown systems, and for "ms-ssim", for which the registry lists none.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
+    if distortion == "ms-ssim":
+        tried = ", ".join(f"{lmbda:.2f}" for lmbda in MS_SSIM_LAMBDAS)
+        raise ValueError(
+            f"ms-ssim needs a lambda of its own, such as CompressAI's of qualities 1 to 6: {tried}"
+        )
+    usual = sorted(SYSTEMS[system].usual_lambdas)
+    return usual[len(usual) // 2]
 
 
 def distance(x_hat: Tensor, x: Tensor, distortion: str) -> Tensor:

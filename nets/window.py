@@ -87,7 +87,8 @@ class WindowEntropy(EntropyModel):
             positions = torch.randperm(count)[: self.points]
         positions = positions.to(y.device)
         scales, means = self.parameters(y_hat, features[self.plane], positions)
-        bits = Gaussian(scales, means).bits(seen.flatten(2)[:, :, positions])
+        p = Gaussian(scales, means)
+        bits, scales = p.bits(seen.flatten(2)[:, :, positions]), p.scales
         if len(positions) < count:
             nothing = torch.zeros_like(seen).flatten(2)
             scales = (nothing + 1).index_copy(2, positions, scales)

@@ -41,7 +41,7 @@ USE_CODEC = """
 import numpy as np
 from PIL import Image
 from quadrans.nets.codec import ImageCodec
-from quadrans.nets.container import ORDERS, Container
+from quadrans.nets.container import Container
 from quadrans.nets.weights import DEFAULT_MODEL, find_weights
 
 yy, xx = np.mgrid[:75, :101]
@@ -50,7 +50,7 @@ Image.fromarray(pixels).save("photo.png")
 codec = ImageCodec(find_weights(DEFAULT_MODEL))
 latents = codec.analyse(pixels)
 assert len(np.unique(latents.y)) > 3
-for order in ORDERS:
+for order in codec.orders:
     assert codec.decode(Container.from_bytes(codec.compress(pixels, order))).same_bits(latents), order
 """
 

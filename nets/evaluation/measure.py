@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ...kernels import Order
 from ..codec import ImageCodec
 from ..container import Container
-from ..density import SCALE_MIN
 from ..entropy_model import Coded
 from .quality import ms_ssim, psnr
 from .rows import TIMES, Row, steps_of
@@ -29,7 +28,7 @@ class Measurement:
     bits: Mapping[str, NDArray[np.float64]]
     """(rows, cols, C) of each stream: -log2 p of each symbol under the coder's integers."""
     normalized: Mapping[str, NDArray[np.float32]]
-    """(H, W, M) of each part of y: (y - mean) / scale."""
+    """(H, W, M) of each part of y: (y - mean) / scale, by the scales of the densities, which are floored."""
     orders: Mapping[str, Order]
     """Of each part of y."""
     covered: tuple[int, int]
@@ -47,9 +46,9 @@ def measure(
     """Code and decode (H, W, 3) uint8 RGB.
 
     Normalized is what enters the coder: where y is rounded about means it is not yet rounded, elsewhere it
-    is. Scales below 0.11 count as 0.11, as they do in the densities. Where what is decoded is refined,
-    estimate and normalized latents are the encoder's. Raises ValueError if the file decodes to other
-    latents, on the codec's device or on the CPU, and what the codec raises.
+    is. Where what is decoded is refined, estimate and normalized latents are the encoder's. Raises
+    ValueError if the file decodes to other latents, on the codec's device or on the CPU, and what the codec
+    raises.
     """
     height, width = pixels.shape[:2]
     seconds: dict[str, float] = {}
@@ -102,4 +101,4 @@ def measure(
 
 def _normalized(y: NDArray[np.float32], coded: Coded) -> NDArray[np.float32]:
     means, scales = (one[0].permute(1, 2, 0).cpu().numpy() for one in (coded.means, coded.scales))
-    return (y - means) / np.maximum(scales, np.float32(SCALE_MIN))
+    return (y - means) / scales

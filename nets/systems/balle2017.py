@@ -7,12 +7,7 @@ ICLR 2018, appendix 6.1, as in TensorFlow Compression's `bls2017`, of whose widt
 
 from __future__ import annotations
 
-try:
-    from torch import nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.balle2017 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+from torch import nn
 
 from ..density import FactorizedPrior
 from ..factorized import Factorized

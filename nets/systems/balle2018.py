@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-try:
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.balle2018 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+from torch import Tensor, nn
 
 from ..density import FactorizedPrior
 from ..entropy_model import ParallelEntropy

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-try:
-    from torch import nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.charm2020 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+from torch import nn
 
 from ..density import FactorizedPrior
 from ..elic_transforms import elic_sm_analysis, elic_sm_synthesis

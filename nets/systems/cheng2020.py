@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-try:
-    from torch import nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.cheng2020 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+from torch import nn
 
 from ..blocks import subpixel_conv
 from ..context import SERIAL, ContextConv, ContextEntropy, check_choices
@@ -70,7 +65,8 @@ class Cheng2020Anchor(Hyperprior):
 
     components: None for single Gaussians, whose head takes (features, context) and has CompressAI's widths; K
     for mixtures, whose head takes (context, features), has `hidden` channels inside and no bias at its end.
-    rounding: "integer" or, of single Gaussians alone, "residual". orders, parity: as `Minnen2018`.
+    rounding: "integer" or, of single Gaussians alone, "residual". orders, parity: as `Minnen2018`. Raises
+    ValueError for what isn't known, and for `hidden` without mixtures.
     """
 
     reach = 7
@@ -90,6 +86,8 @@ class Cheng2020Anchor(Hyperprior):
                 f"{components} components with {rounding!r} rounding: a mixture has at least one, and "
                 "no mean to round about"
             )
+        if components is None and hidden != PUBLISHED_HIDDEN:
+            raise ValueError(f"hidden = {hidden}: of a mixture's head alone, and components is None")
         config: dict[str, Any] = {"n": n, "components": components, "rounding": rounding}
         super().__init__(n, **config, orders=tuple(orders), parity=parity, hidden=hidden)
         self.g_a = nn.Sequential(*self.analysis_layers(n))

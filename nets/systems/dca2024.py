@@ -12,12 +12,8 @@ from math import lcm
 from typing import Any, cast
 
 import numpy as np
-
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError("quadrans.nets.systems.dca2024 needs PyTorch: pip install 'quadrans[codec]'") from error
+import torch
+from torch import Tensor, nn
 
 from ...kernels import Concat, CrossAttention, Input, Layer, Linear, Sequential, Slice
 from ..blocks import CABlock
@@ -110,14 +106,19 @@ class DCA2024(System):
         if forward_net not in ("cnn", "attention"):
             raise ValueError(f'forward_net must be "cnn" or "attention", not {forward_net!r}')
         attention = forward_net == "attention"
-        for name, size, divisors in (
-            ("m", m, (4, count, head_dim)),
-            ("2m", 2 * m, (head_dim, swin_head_dim)),
-            ("c_r", c_r, (swin_head_dim,)),
-            ("hyper", hyper, (swin_head_dim,)),
-            ("local", local[0], (local_head_dim,)),
-            ("local", local[1], (local_head_dim,)),
-        ):
+        tokens = attention and GLOBAL in contexts
+        shared: list[tuple[str, int, tuple[int, ...]]] = [("m", m, (4,))]
+        if tokens:
+            shared.append(("m", m, (count,)))
+        if tokens or backward_tokens:
+            shared.append(("m", m, (head_dim,)))
+        if backward == "attention":
+            shared.append(("2m", 2 * m, (swin_head_dim,)))
+        if attention and REGIONAL in contexts:
+            shared += [("c_r", c_r, (swin_head_dim,)), ("hyper", hyper, (swin_head_dim,))]
+        if attention and LOCAL in contexts:
+            shared += [("local", width, (local_head_dim,)) for width in local]
+        for name, size, divisors in shared:
             if min(size, *divisors) < 1 or size % lcm(*divisors):
                 raise ValueError(f"{name} = {size} must be a multiple of {', '.join(map(str, divisors))}")
         sizes: dict[str, Any] = {"n": n, "m": m, "c_r": c_r, "c_l": c_l, "count": count}
@@ -125,7 +126,7 @@ class DCA2024(System):
         nets = {"backward": backward, "forward_net": forward_net, "backward_tokens": backward_tokens}
         use = {"contexts": contexts, "step_adaptive": step_adaptive, "reading": reading}
         super().__init__(**sizes, **use, **nets, hyper=hyper, local=tuple(local), **dims)
-        self.n, self.m, self.count, self.contexts, self.attention = n, m, count, contexts, attention
+        self.m, self.count, self.contexts, self.attention = m, count, contexts, attention
         self.f_a, self.f_s = elic_sm_analysis(n, m), elic_sm_synthesis(n, m)
         self.priors = nn.ModuleDict()
         if REGIONAL in contexts:

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.dcvc_dc2023 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+import torch
+from torch import Tensor, nn
 
 from ..blocks import DepthConvBlock2
 from ..dcvc_blocks import BitEstimator, StridedBlock, UNet, UpsampleBlock
@@ -107,7 +102,7 @@ class IntraNoAR(System):
             raise ValueError(f"{n} channels must be in four groups, quality {quality} in 0..{anchors - 1}")
         sizes = {"n": n, "widths": tuple(widths), "refine": tuple(refine)}
         super().__init__(**sizes, anchors=anchors, quality=quality)
-        self.n, self.m, self.quality = n, n, quality
+        self.m, self.quality = n, quality
         half, quarter = widths
         out, *scales = refine
         if len(scales) != 3:

@@ -9,13 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.elic2022 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+import torch
+from torch import Tensor, nn
 
 from ... import kernels
 from ...kernels import Concat, Order, Slice, checkerboard_mask

@@ -12,13 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-
-try:
-    import torch
-    from torch import Tensor
-except ImportError as error:
-    raise ImportError("quadrans.nets.systems.he2021 needs PyTorch: pip install 'quadrans[codec]'") from error
+from torch import Tensor
 
 from ...kernels import Order, causal_mask, checkerboard_mask, empty_mask
 from ..context import CHECKERBOARD, ContextEntropy

@@ -9,13 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.informer2022 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+import torch
+from torch import Tensor, nn
 
 from ...kernels import Concat, Input, Layer, Sequential, Slice
 from ...kernels.layers import set_fields
@@ -83,11 +78,13 @@ class Informer2022(System):
             raise ValueError(
                 f"m = {m} must be a multiple of 16, of {num_global} tokens and of {head_dim} channels"
             )
-        if rounding not in ROUNDINGS or not orders or set(orders) - set(SERIAL):
-            raise ValueError(f"rounding {rounding!r}, orders {orders}: not known together")
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding must be of {', '.join(ROUNDINGS)}, not {rounding}")
+        if not orders or set(orders) - set(SERIAL):
+            raise ValueError(f"orders must be of {', '.join(SERIAL)}, not {', '.join(orders) or 'none'}")
         sizes = {"n": n, "m": m, "num_global": num_global, "head_dim": head_dim}
         super().__init__(**sizes, rounding=rounding, orders=tuple(orders))
-        self.n, self.m, self.num_global = n, m, num_global
+        self.m, self.num_global = m, num_global
         self.g_a = analysis_transform(n, m)
         self.g_s = synthesis_transform(n, m)
         self.local_h_a = nn.Sequential(nn.Conv2d(m, m // 4, 1), nn.LeakyReLU(), nn.Conv2d(m // 4, m // 16, 1))

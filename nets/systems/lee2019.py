@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError("quadrans.nets.systems.lee2019 needs PyTorch: pip install 'quadrans[codec]'") from error
+import torch
+from torch import Tensor, nn
 
 from ... import kernels
 from ..blocks import WindowEstimator
 from ..bounds import lower_bound, round_through
-from ..density import SCALE_MIN, Gaussian, Prior, gaussian_mass
-from ..entropy_model import Features, ParallelEntropy, quantization, with_zero_means
+from ..density import SCALE_MIN, Prior, gaussian_mass
+from ..entropy_model import ParallelEntropy
 from ..hyper import scale_hyper_analysis, scale_hyper_synthesis
 from ..hyperprior import Hyperprior
 from ..lowering import lowers
@@ -61,39 +58,19 @@ class ScalePrior(Prior):
         return gaussian_mass(z, scales[:, None, None], 0.0)
 
 
-class LightEntropy(ParallelEntropy):
-    """The hybrid's second part: zero means; scales are the features from channel `first` on (eq. 10)."""
-
-    def __init__(self, channels: int, first: int) -> None:
-        super().__init__(channels, residual=False, zero_mean=True)
-        self.first = first
-
-    def distribution(self, features: Features) -> Gaussian:
-        """See `ParallelEntropy`."""
-        scales = features[self.plane][:, self.first :].float()
-        return Gaussian(scales, torch.zeros_like(scales))
-
-    def lower(self) -> kernels.StepModel:
-        """See `EntropyModel`."""
-        m, given = self.channels, self.first + self.channels
-        scales = kernels.Slice(m + self.first, m + given)
-        net = kernels.Sequential([scales, with_zero_means(m)])
-        return kernels.StepModel([net], m, given, quantization(False))
-
-
 class Lee2019(Hyperprior):
     """Ballé 2018's transforms, exp closing h_s, of which the first m1 channels are c' and the others scales.
 
     y_hat is round(y), and h_a reads it in place of y. m1: channels of y that have the context. m2: those of
-    the hybrid's lightweight model, whose scales are side information; 0 for the system without it. absolute:
-    whether h_a takes |y_hat|, as Ballé 2018's, which the paper leaves open. points: positions whose bits
-    stand for the rate of a training step (`WindowEntropy`).
+    the hybrid's lightweight model, whose means are zero and scales side information (eq. 10); 0 for the
+    system without it. absolute: whether h_a takes |y_hat|; the paper's transforms are Ballé 2018's but for
+    the exp, so it does. points: positions whose bits stand for the rate of a training step (`WindowEntropy`).
 
     The paper trains with noise in the likelihoods and rounding elsewhere: the surrogate "mixed".
     """
 
     def __init__(
-        self, n: int = 128, m1: int = 192, m2: int = 0, absolute: bool = False, points: int | None = 16
+        self, n: int = 128, m1: int = 192, m2: int = 0, absolute: bool = True, points: int | None = 16
     ) -> None:
         if m1 < 1 or m2 < 0 or (points is not None and points < 1):
             raise ValueError(f"m1 = {m1} and points = {points} must be at least 1, m2 = {m2} at least 0")
@@ -109,20 +86,30 @@ class Lee2019(Hyperprior):
         context = WindowEntropy(self.estimator, self.m, points=self.config["points"])
         if not m2:
             return {"y": Part(context, 0, m1)}
-        return {"y1": Part(context, 0, m1), "y2": Part(LightEntropy(m2, m1), m1, self.m)}
+        # About means of zero, residuals are the integers themselves, and need a row for each scale only.
+        light = ParallelEntropy(m2, zero_mean=True, first=m1)
+        return {"y1": Part(context, 0, m1), "y2": Part(light, m1, self.m)}
 
     def hyper_analysis(self, y: Tensor) -> dict[str, Tensor]:
         y_hat = round_through(y)
         return {"z": self.h_a(y_hat.abs() if self.config["absolute"] else y_hat)}
 
-    def loss(self, prediction: Prediction, x: Tensor, lmbda: float, distortion: Tensor) -> Tensor:
+    def loss(
+        self, prediction: Prediction, x: Tensor, lmbda: float, distortion: Tensor, kind: str = "mse"
+    ) -> Tensor:
         """Equation 6: lmbda * bits / elements of y + (1 - lmbda) * distortion / 1000. lmbda weights the rate.
 
-        distortion: mean squared error of pixels in 0..255, or another on such a scale, of the images x. The
-        paper doesn't state that scale, which follows from its rates and distortions (at a scale of 0..1 its
-        lambdas could not give them), nor whether R is in bits, as here, or nats; nor a scale for MS-SSIM.
-        Raises ValueError unless 0 < lmbda < 1.
+        distortion: mean squared error of pixels in 0..255 of the images x. The paper doesn't state that
+        scale, which follows from its rates and distortions (at a scale of 0..1 its lambdas could not give
+        them), nor whether R is in bits, as here, or nats; nor a scale for MS-SSIM.
+        Raises ValueError unless 0 < lmbda < 1, and for another kind of distortion than "mse".
         """
+        if kind != "mse":
+            raise ValueError(
+                f"equation 6 weighs the rate by lambda = {lmbda:g} and the distortion by "
+                f"(1 - lambda) / 1000 = {(1 - lmbda) / 1000:g}, which suits mse alone: "
+                f"the paper states no scale for {kind}"
+            )
         if not 0 < lmbda < 1:
             raise ValueError(f"lambda weights rate against distortion: 0 < lambda < 1, not {lmbda}")
         rate = prediction.total_bits.mean() / prediction.y_hat[0].numel()
@@ -133,6 +120,6 @@ class Lee2019Hybrid(Lee2019):
     """Appendix 6.1's hybrid for high rates: `Lee2019` with a lightweight model of m2 more channels."""
 
     def __init__(
-        self, n: int = 320, m1: int = 192, m2: int = 228, absolute: bool = False, points: int | None = 16
+        self, n: int = 320, m1: int = 192, m2: int = 228, absolute: bool = True, points: int | None = 16
     ) -> None:
         super().__init__(n, m1, m2, absolute, points)

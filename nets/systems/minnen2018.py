@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-try:
-    from torch import nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.minnen2018 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
-
 from ..context import SERIAL, ContextConv, ContextEntropy, check_choices
 from ..density import FactorizedPrior
 from ..entropy_model import ParallelEntropy
-from ..hyper import hyper_analysis, hyper_synthesis
+from ..hyper import hyper_analysis, hyper_synthesis, parameter_head
 from ..hyperprior import Hyperprior
 from ..system import Part
 from ..transforms import analysis_transform, synthesis_transform
@@ -60,14 +53,7 @@ class Minnen2018(MeanScaleHyperprior):
         check_choices(rounding, orders, parity)
         super().__init__(n, m, rounding=rounding, orders=tuple(orders), parity=parity)
         self.context_prediction = ContextConv(m)
-        hidden = (m * 10 // 3, m * 8 // 3)
-        self.entropy_parameters = nn.Sequential(
-            nn.Conv2d(4 * m, hidden[0], 1),
-            nn.LeakyReLU(),
-            nn.Conv2d(hidden[0], hidden[1], 1),
-            nn.LeakyReLU(),
-            nn.Conv2d(hidden[1], 2 * m, 1),
-        )
+        self.entropy_parameters = parameter_head(m)
 
     def parts(self) -> Mapping[str, Part]:
         model = ContextEntropy(

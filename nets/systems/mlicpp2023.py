@@ -12,13 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.mlicpp2023 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+import torch
+from torch import Tensor, nn
 
 from ... import kernels
 from ...kernels import Checkerboard, Concat, Order, Slice, checkerboard_mask, even_slices
@@ -107,7 +102,7 @@ class MultiReferenceEntropy(StepEntropy):
     """
 
     orders = ("slices_checkerboard",)
-    residual = True
+    residual = refines = True
 
     def __init__(self, system: Mlicpp2023) -> None:
         self.system = system

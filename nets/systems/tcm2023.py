@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import lcm
 
-try:
-    from torch import nn
-except ImportError as error:
-    raise ImportError("quadrans.nets.systems.tcm2023 needs PyTorch: pip install 'quadrans[codec]'") from error
+from torch import nn
 
 from ..arguments import check_repeats
 from ..blocks import subpixel_conv

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import math
 
-try:
-    import torch
-    import torch.nn.functional as F
-    from torch import Tensor, nn
-except ImportError as error:
-    raise ImportError(
-        "quadrans.nets.systems.theis2017 needs PyTorch: pip install 'quadrans[codec]'"
-    ) from error
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..blocks import subpixel_conv
 from ..bounds import lower_bound

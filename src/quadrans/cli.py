@@ -20,7 +20,7 @@ from . import __version__
 from .nets.container import ORDERS, Container, check_name
 from .nets.files import check_writable, write_file
 from .nets.images import IMAGE_SUFFIXES, read_image, write_image
-from .nets.weights import DEFAULT_MODEL, bundled_weights, find_weights
+from .nets.weights import DEFAULT_MODEL, DIGEST_SHOWN, bundled_weights, find_weights
 
 if TYPE_CHECKING:
     from .entropy import Report
@@ -373,8 +373,13 @@ def train(
         typer.Option("--set", help="KEY=VALUE: another value, as JSON, of one of the system's arguments."),
     ] = None,
     lmbda: Annotated[
-        float, typer.Option(help="Weight of the distortion; more is better and bigger.")
-    ] = 0.013,
+        float | None,
+        typer.Option(
+            help="Weight of the distortion: more is better and bigger; with lee2019*, of the rate: more is "
+            "worse and smaller. If not given, the middle one of the system's own; ms-ssim needs it, such as "
+            "8.73."
+        ),
+    ] = None,
     distortion: Annotated[str, typer.Option(help="mse, or ms-ssim.")] = "mse",
     surrogate: Annotated[
         str, typer.Option(help="What stands for rounding: noise, straight-through or mixed.")
@@ -389,6 +394,13 @@ def train(
     crop: Annotated[int, typer.Option(help="Side of the training crops.")] = 256,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-4,
     schedule: Annotated[str, typer.Option(help="cosine, constant, lee2019, he2021 or dca2024.")] = "cosine",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to start from, for fine-tuning: a bundled model's name or a .safetensors path, of "
+            "the same architecture and shapes."
+        ),
+    ] = None,
     auxiliary: Annotated[
         bool, typer.Option("--auxiliary", help="Train the priors' quantiles, and so their medians.")
     ] = False,
@@ -403,24 +415,40 @@ def train(
 ) -> None:
     """Train a system on a folder of photos. Run the same command again to resume after an interruption.
 
+    --init starts from weights instead of random numbers, with the schedule and all else from the
+    beginning; a run that was started from others is not resumed.
+
     Under `accelerate launch -m quadrans train ...` several processes train together.
     """
     with _reported() as failed:
         from .nets.export import PRECISIONS, export_weights
         from .nets.photos import Photos
-        from .nets.training import Metrics, TrainConfig, Trainer, distributed
+        from .nets.training import Metrics, TrainConfig, Trainer, default_lmbda, distributed
         from .nets.weights import write_weights
 
         check_name(name)
         if export not in PRECISIONS:
             raise ValueError(f"export must be one of {', '.join(PRECISIONS)}, not {export!r}")
-        drawn = tuple(orders.split(",")) if orders else ()
         config = TrainConfig(
-            *(system, _values(set_ or []), lmbda, distortion, surrogate, drawn, steps, batch, crop),
-            *(learning_rate, schedule, auxiliary, ema, seed, precision),
+            system=system,
+            config=_values(set_ or []),
+            lmbda=default_lmbda(system, distortion) if lmbda is None else lmbda,
+            distortion=distortion,
+            surrogate=surrogate,
+            orders=tuple(orders.split(",")) if orders else (),
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            auxiliary=auxiliary,
+            ema=ema,
+            seed=seed,
+            precision=precision,
         )
+        start = None if init is None else find_weights(init)
         found = Photos(photos, crop)
-        trainer = Trainer(config, found, output, device, distributed())
+        trainer = Trainer(config, found, output, device, distributed(), start)
         out = console if trainer.leads else Console(quiet=True)
         out.print(
             f"{len(found.paths)} photos, {len(found.skipped)} skipped; from step {trainer.step} of {steps}"
@@ -444,8 +472,10 @@ def train(
             info = {
                 "training": f"{steps} steps of {batch} crops of {crop}x{crop}, seed {seed}, {precision}",
                 "system": system,
-                "lambda": f"{lmbda}, {distortion}",
+                "lambda": f"{config.lmbda}, {distortion}",
             }
+            if start is not None:
+                info["started from"] = f"{start.name}, weights {start.digest[:DIGEST_SHOWN].hex()}"
             path = output / f"{name}.safetensors"
             write_weights(path, export_weights(trainer.exported, name, info, export))
             out.print(f"{path}: {path.stat().st_size} bytes")

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import SMALL
+from typer.testing import CliRunner
 
+from quadrans.cli import app
+from quadrans.nets.export import export_weights
 from quadrans.nets.images import ImageError
 from quadrans.nets.photos import Photos
+from quadrans.nets.registry import ARCHITECTURES, SYSTEMS, make
 from quadrans.nets.schedules import SCHEDULES, factor
-from quadrans.nets.training import CHECKPOINT, LOG, TrainConfig, Trainer, distance
-from quadrans.nets.weights import read_weights
+from quadrans.nets.training import CHECKPOINT, LOG, TrainConfig, Trainer, default_lmbda, distance
+from quadrans.nets.weights import Weights, read_weights, write_weights
 
 ORDERS = ("wavefront", "checkerboard", "parallel")
 TINY = {"n": 4, "m": 6, "orders": ORDERS}
@@ -36,9 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
     return path
 
 
-def run(trainer: Trainer, steps: int | None = None) -> list:
+def run(trainer: Trainer, steps: int | None = None, checkpoint_every: int = 2) -> list:
     done = []
-    for metrics in trainer.run(checkpoint_every=2):
+    for metrics in trainer.run(checkpoint_every):
         done.append(metrics)
         if len(done) == steps:
             break
@@ -95,6 +100,150 @@ def test_resumed_equals_uninterrupted(folder: Path, tmp_path: Path, changes: dic
         assert line["loss"] == pytest.approx(
             sum(line["bpp"].values()) + config.lmbda * line["distortion"], rel=1e-4
         )
+
+
+ONE_OF_EACH = {row.architecture: name for name, row in reversed(SYSTEMS.items())}
+SMALLEST = {**SMALL, "random-mask": {"n": 8, "m": 16}}
+WITHOUT_QUANTILES = {"lee2019", "lee2019-hybrid", "theis2017", "dcvc-dc2023"}
+
+
+def smallest(architecture: str, **changes: object) -> TrainConfig:
+    """Two steps of one crop of a small system's smallest size."""
+    name, config = ONE_OF_EACH[architecture], SMALLEST[architecture]
+    with torch.device("meta"):
+        crop = make(name, **config).multiple
+    settings = {"system": name, "config": config, "lmbda": default_lmbda(name, "mse"), "crop": crop}
+    return TrainConfig(**{**settings, "steps": 2, "batch": 1, "learning_rate": 1e-3, **changes})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_resumes(folder: Path, tmp_path: Path, architecture: str) -> None:
+    config = smallest(architecture, auxiliary=architecture not in WITHOUT_QUANTILES)
+    photos = Photos(folder, config.crop)
+    whole = Trainer(config, photos, tmp_path / "whole")
+    before = {key: value.clone() for key, value in whole.system.state_dict().items()}
+    expected = run(whole)
+    assert run(Trainer(config, photos, tmp_path / "parts"), 1, checkpoint_every=1) == expected[:1]
+    resumed = Trainer(config, photos, tmp_path / "parts")
+    assert resumed.step == 1
+    assert run(resumed) == expected[1:]
+    after = whole.exported.state_dict()
+    for key, value in resumed.exported.state_dict().items():
+        assert torch.equal(value, after[key]), key
+    quantiles = [key for key in after if key.endswith("quantiles")]
+    assert bool(quantiles) == config.auxiliary
+    assert all(not torch.equal(after[key], before[key]) for key in quantiles)
+    assert any(not torch.equal(after[key], before[key]) for key in after if key not in quantiles)
+
+
+@pytest.mark.parametrize("architecture", ["cheng2020", "charm2020", "dca2024", "balle2018-factorized"])
+def test_bfloat16_step(folder: Path, tmp_path: Path, architecture: str) -> None:
+    """A serial mixture, refined slices, a quadtree with tokens, and a prior alone: near float32's step."""
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        config = smallest(architecture, steps=1, precision=precision)
+        (one,) = run(Trainer(config, Photos(folder, config.crop), tmp_path / precision))
+        losses.append(one.loss)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("architecture", sorted(WITHOUT_QUANTILES))
+def test_auxiliary_without_quantiles(folder: Path, tmp_path: Path, architecture: str) -> None:
+    config = smallest(architecture, auxiliary=True)
+    with pytest.raises(ValueError, match=f"the priors of {config.system} have no quantiles"):
+        Trainer(config, Photos(folder, config.crop), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distortion": "ms-ssim", "crop": 192, "lmbda": 0.2}, r"lambda = 0.2 .* / 1000 = 0.0008, .* mse"),
+        ({"lmbda": 1.5}, "0 < lambda < 1, not 1.5"),
+    ],
+)
+def test_loss_that_lee2019_does_not_have(folder: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    """Refused before there is anything to train."""
+    config = smallest("lee2019", **changes)
+    with pytest.raises(ValueError, match=message):
+        Trainer(config, Photos(folder, config.crop), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_lambdas() -> None:
+    assert default_lmbda("lee2019", "mse") == 0.3
+    assert default_lmbda("charm2020", "mse") == 0.013
+    for name, row in SYSTEMS.items():
+        assert default_lmbda(name, "mse") in row.usual_lambdas
+    with pytest.raises(ValueError, match=r"ms-ssim needs a lambda of its own, .* 8.73"):
+        default_lmbda("minnen2018", "ms-ssim")
+    with pytest.raises(ValueError, match="unknown system 'none'"):
+        default_lmbda("none", "mse")
+
+
+def start(seed: int, system: str = "minnen2018", **config: object) -> Weights:
+    torch.manual_seed(seed)
+    return export_weights(make(system, **{"n": 4, "m": 6, **config}), f"start{seed}", {}, "float32")
+
+
+def test_starts_from_weights(folder: Path, tmp_path: Path) -> None:
+    photos, weights = Photos(folder, 64), start(1)
+
+    def trainer(init: Weights | None, output: str = "run") -> Trainer:
+        return Trainer(CONFIG, photos, tmp_path / output, init=init)
+
+    first = trainer(weights)
+    for key, value in first.system.state_dict().items():
+        assert np.array_equal(value.numpy(), weights.tensors[key]), key
+    expected = run(first)
+    assert run(trainer(weights, "parts"), 3) == expected[:3]
+    assert run(trainer(weights, "parts")) == expected[2:]
+    digest = weights.digest.hex()
+    with pytest.raises(ValueError, match=f"other settings: init was {digest}, now None"):
+        trainer(None)
+    with pytest.raises(ValueError, match=f"other settings: init was {digest}, now {start(2).digest.hex()}"):
+        trainer(start(2))
+    trainer(None, "random").save()
+    with pytest.raises(ValueError, match=f"other settings: init was None, now {digest}"):
+        trainer(weights, "random")
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "message"),
+    [
+        ("minnen2018", {"n": 5}, r"start1 don't fit minnen2018 as it is set: \d+ tensors differ, such as "),
+        ("minnen2018-mean", {}, "start1 are of minnen2018-mean, but minnen2018 is of minnen2018"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    folder: Path, tmp_path: Path, system: str, config: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(CONFIG, Photos(folder, 64), tmp_path / "run", init=start(1, system, **config))
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_starts_from_weights(folder: Path, tmp_path: Path) -> None:
+    """--init, with the system's own lambda; what it started from is in the weights' description."""
+    config = {"n": 4, "m1": 6}
+    torch.manual_seed(1)
+    weights = export_weights(make("lee2019", **config), "start", {}, "float32")
+    write_weights(tmp_path / "start.safetensors", weights)
+    options = "--system lee2019 --set n=4 --set m1=6 --steps 1 --batch 1 --crop 64 --device cpu".split()
+    command = ["train", str(folder), "-o", str(tmp_path / "run"), *options]
+    done = CliRunner().invoke(app, [*command, "--init", str(tmp_path / "start.safetensors")])
+    assert done.exit_code == 0, done.output
+    made = read_weights(tmp_path / "run" / "custom.safetensors")
+    assert made.info["lambda"] == "0.3, mse"
+    assert made.info["started from"].startswith("start, weights ")
+    for options, message in (
+        ([], "init was"),
+        (["--init", "none"], "no model named none is bundled"),
+        (["--distortion", "ms-ssim"], "ms-ssim needs a lambda of its own"),
+    ):
+        refused = CliRunner().invoke(app, [*command, *options])
+        assert refused.exit_code == 2
+        assert message in refused.output
 
 
 def test_other_settings_are_not_resumed(folder: Path, tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_trains(changes: dict) -> None:
     assert all(grad is not None and grad.isfinite().all() for grad in trained)
 
 
-def test_unknown_transforms() -> None:
+def test_refused() -> None:
     with pytest.raises(ValueError, match="gdn, elic-sm, not 'elic'"):
         tiny(transforms="elic")
+    with pytest.raises(ValueError, match="-1 for all slices, or at least 0, not -2"):
+        tiny(max_support=-2)

@@ -182,6 +182,12 @@ def test_mixtures_are_rounded_to_integers() -> None:
         Cheng2020(N, orders=("spiral",))
 
 
+def test_hidden_is_of_mixtures() -> None:
+    assert mixed().entropy_parameters[0].out_channels == 12
+    with pytest.raises(ValueError, match="hidden = 12"):
+        Cheng2020(N, None, "residual", hidden=12)
+
+
 def test_training_pass() -> None:
     system = Cheng2020(N, hidden=12).train()
     prediction = system(torch.rand(2, 3, 64, 64), Quantizer("mixed"))

@@ -166,12 +166,33 @@ def test_the_first_step_of_reading_a_has_no_trunk() -> None:
         ({"backward": "attention", "reading": "A"}, "backward"),
         ({"forward_net": "mlp"}, "forward_net"),
         ({"m": 10}, "m = 10"),
+        ({"count": 3}, "m = 8 must be a multiple of 3"),
         ({"local": (6, 8)}, "local = 6"),
+        ({"contexts": "L", "local": (4, 6)}, "local = 6"),
+        ({"c_r": 6}, "c_r = 6"),
+        ({"hyper": 6}, "hyper = 6"),
+        ({"head_dim": 3}, "m = 8 must be a multiple of 3"),
+        ({"contexts": "R", "head_dim": 3, "backward_tokens": 2}, "m = 8 must be a multiple of 3"),
+        ({"forward_net": "cnn", "backward": "attention", "swin_head_dim": 3}, "2m = 16"),
     ],
 )
 def test_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DCA2024(**{**TINY, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"forward_net": "cnn", "c_r": 6, "hyper": 7, "local": (5, 6), "count": 3, "head_dim": 3},
+        {"contexts": "RG", "local": (5, 6)},
+        {"contexts": "RL", "count": 3, "head_dim": 3},
+        {"contexts": "L", "c_r": 6, "hyper": 7, "swin_head_dim": 3},
+    ],
+    ids=str,
+)
+def test_sizes_of_what_is_not_there_may_be_any(changes: dict) -> None:
+    check_twins(DCA2024(**{**TINY, **changes}), 16, 16)
 
 
 @torch.no_grad()

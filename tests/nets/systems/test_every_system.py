@@ -17,6 +17,7 @@ from tiny import codec, crops, loss, photo, small, trained, weights
 
 from quadrans.nets.codec import ImageCodec, Latents
 from quadrans.nets.container import Container
+from quadrans.nets.context import SERIAL, ContextEntropy
 from quadrans.nets.export import export_weights
 from quadrans.nets.quantizer import ROUND
 from quadrans.nets.registry import SYSTEMS, architecture_of, make
@@ -87,22 +88,43 @@ def test_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
 def test_estimate_and_bytes(name: str) -> None:
-    """The network's own rate and the bytes of the file, within half a percent beyond headers and states."""
+    """The network's own rate and the streams' bytes, but for headers and states: half a percent apart."""
     one, pixels = codec(name), photo(768, 512)
     latents = one.analyse(pixels)
     for order in one.orders:
         container, coded = one.code(latents, 768, 512, order)
         model = one.model_bits(latents, coded, order)
         inspection = one.inspect(container)
+        size, fixed = 0, 0
         for section, bits in model.items():
             found = inspection.sections[section]
+            # Side information may be so little that a few bits are more than half a percent of it.
             assert found.bits.sum() == pytest.approx(bits, rel=0.005, abs=40), (order, section)
-            assert 8 * len(found.stream) <= 1.003 * found.bits.sum() + 8 * 64, (order, section)
-        size = sum(map(len, container.sections.values()))
-        assert 8 * size == pytest.approx(sum(model.values()), rel=0.005, abs=len(model) * 8 * 48)
-        assert size > 1500, "too small a latent to tell"
+            report = found.report()
+            size += report.bits
+            fixed += report.header_bits + 32 * report.lanes * report.groups
+        assert size > 8 * 1500, "too small a latent to tell"
+        assert 0.995 * sum(model.values()) < size < 1.005 * sum(model.values()) + fixed, order
         assert inspection.latents.same_bits(coded)
+        if forward_is_exact(one, order):
+            found = one.system(images(pixels, one.system.multiple), ROUND, order).bits
+            assert {key: float(bits) for key, bits in found.items()} == pytest.approx(model, rel=0.005)
+
+
+def forward_is_exact(one: ImageCodec, order: str) -> bool:
+    """Whether a pass of the module rounds as an encoder does: not residuals with a serial context."""
+    models = [part.model for part in one.system.parts().values()]
+    serial = any(isinstance(model, ContextEntropy) and model.residual for model in models)
+    return not (serial and order in SERIAL)
+
+
+def images(pixels: np.ndarray, multiple: int) -> torch.Tensor:
+    """(1, 3, H, W) in 0..1, padded as the codec does."""
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
+    return torch.tensor(padded).permute(2, 0, 1)[None].float() / 255
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -199,6 +199,8 @@ def test_trains(changes: dict) -> None:
 
 
 def test_arguments_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="at least 0, not -2"):
+        Tcm2023(**{**TINY, "max_support": -2})
     with pytest.raises(ValueError, match="tcm or elic-sm, not 'gdn'"):
         tiny(transforms="gdn")
     with pytest.raises(ValueError, match="4 channels can't be shared by heads of 3"):

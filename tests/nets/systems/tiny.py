@@ -110,7 +110,7 @@ def trained(name: str) -> tuple[System, float, float]:
     system = small(name).train()
     optimizer = torch.optim.Adam([p for p in system.parameters() if p.requires_grad], 1e-3)
     batches = [crops(1, seed) for seed in range(4)]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(6)
         losses = []
         for step in range(STEPS):
