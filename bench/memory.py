@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import MAX_PIXELS, MULTIPLE, Container
+from quadrans.nets.latents import Latents
 from quadrans.nets.weights import DEFAULT_MODEL, find_weights
 
 SIDE = int(MAX_PIXELS**0.5)

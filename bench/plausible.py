@@ -19,7 +19,8 @@ except ImportError as error:
 
 from ..entropy import default_scales
 from ..entropy.mixture import Mixtures
-from ..nets.codec import ImageCodec, Latents
+from ..nets.codec import ImageCodec
+from ..nets.latents import Latents
 from ..nets.quantizer import ROUND
 from ..nets.registry import make
 from ..nets.system import System

@@ -1,4 +1,4 @@
-"""`quadrans bench systems`: every system of the registry at its published size, from photo to file and back.
+"""`quadrans bench systems`: systems of the registry at their published sizes, from photo to file and back.
 
 Weights are random (`plausible`): counts, times and exactness need no training. The photo goes through the
 transforms; what is coded is drawn from the model, since a photo's latents under random weights mean nothing.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from ..nets import registry
 from ..nets.files import check_writable, write_file
 from .coder import environment, print_lines, select
 from .decode import RESULTS, file_name, image_size, integers
-from .published import DCA_PARTS, HE_PARTS, KODAK, PARAMETERS, STEPS, TECNICK, TITAN_XP, V100, Count
+from .published import DCA_PARTS, HE_PARTS, TITAN_XP, V100
+from .systems_counts import counted
 from .systems_measure import Row, measure_system
 from .systems_papers import dca2024, he2021, he_record
 from .systems_report import counts_table, dca_table, he_table, systems_table
@@ -29,27 +29,8 @@ TABLES = ("counts", "systems", "he2021", "dca2024")
 CODER_LIMIT = 0.05
 """Of decoding, from file to pixels, at most the coder's."""
 
-MINUTES = 50
+MINUTES = 20
 """About what everything takes on two cores of a desktop computer."""
-
-
-@dataclass
-class Counted:
-    """A system without its weights. Steps by order, its own first: at Kodak's size, and at Tecnick's."""
-
-    system: str
-    paper: str
-    parameters: int
-    published: Count | None
-    steps: dict[str, tuple[int, int]]
-    published_steps: int | None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether it is as published, as far as that is known."""
-        right = self.published is None or self.published.agrees(self.parameters)
-        own = next(iter(self.steps.values()), ())
-        return right and (self.published_steps is None or {self.published_steps} == set(own))
 
 
 def run_benchmark(
@@ -136,18 +117,6 @@ def timed(names: list[str] | None) -> list[str]:
         if row.codes:
             first.setdefault(row.architecture, name)
     return list(first.values())
-
-
-def counted(name: str) -> Counted:
-    """A system's counts, and what is published of them."""
-    row = registry.SYSTEMS[name]
-    with torch.device("meta"):
-        system = registry.make(name)
-    parameters = sum(parameter.numel() for parameter in system.parameters())
-    orders = system.orders if row.codes else ()
-    steps = {order: (system.steps(order, *KODAK), system.steps(order, *TECNICK)) for order in orders}
-    published = PARAMETERS.get(name)
-    return Counted(name, row.paper, parameters, published, steps, STEPS.get(row.architecture))
 
 
 def verdicts(rows: list[Row]) -> Iterator[str]:

@@ -23,10 +23,11 @@ from .. import entropy
 from ..entropy import mixture
 from ..kernels import cpu
 from ..nets import registry
-from ..nets.codec import ImageCodec, Latents
+from ..nets.codec import ImageCodec
 from ..nets.container import Container
 from ..nets.demo import demo_photo
 from ..nets.export import export_weights
+from ..nets.latents import Latents
 from ..nets.weights import Weights, write_weights
 from .decoders import Parts, split, split_by_ticks
 from .measure import one_line

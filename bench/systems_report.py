@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from .published import HE_PARTS, KODAK, PAPER_ORDERS, TITAN_XP, V100, Count
+from .systems_counts import Counted
 from .systems_measure import PARTS, Row
-
-if TYPE_CHECKING:
-    from .systems import Counted
 
 
 def counts_table(counts: Sequence[Counted]) -> Table:

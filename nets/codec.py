@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -32,6 +32,7 @@ from .device import usable_device
 from .entropy_model import Coded
 from .exact import ExactPart, OnCpu, OnCuda
 from .inspection import Inspection, Recorder, Section, placed_bits
+from .latents import Latents
 from .lowering import array
 from .quantizer import GIVEN, ROUND
 from .registry import new
@@ -89,23 +90,6 @@ def build(weights: Weights) -> System:
     if rows != expected:
         raise WeightError(f"model {weights.name}: tables of {rows} rows for channels {expected}")
     return system.channels_last().eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Latents:
-    """What the coder carries."""
-
-    y: NDArray[np.float32]
-    """(H, W, M): y_hat, or out of `analyse` what is still to be rounded about means."""
-    sides: Mapping[str, NDArray[np.int32]]
-    """(rows, cols, C) each: side information, distances from the medians."""
-
-    def same_bits(self, other: Latents) -> bool:
-        """Whether all arrays of both have the same names, shapes and bytes."""
-        if self.sides.keys() != other.sides.keys():
-            return False
-        pairs = [(self.y, other.y), *((side, other.sides[name]) for name, side in self.sides.items())]
-        return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
 class ImageCodec:

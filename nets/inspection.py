@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,7 @@ from .. import entropy
 from ..entropy import CdfTable
 from ..entropy.mixture import Mixtures
 from ..kernels import Order
-
-if TYPE_CHECKING:
-    from .codec import Latents
+from .latents import Latents
 
 Pass = tuple[NDArray[np.int32], Any]
 """Symbols, and of each the table's row; or a `Mixtures`."""

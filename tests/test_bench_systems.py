@@ -13,14 +13,15 @@ import torch
 from typer.testing import CliRunner, Result
 
 from quadrans import kernels
-from quadrans.bench import published, systems, systems_measure, systems_papers
+from quadrans.bench import published, systems, systems_counts, systems_measure, systems_papers
 from quadrans.bench.plausible import Dice, draw, plausible
 from quadrans.bench.systems_measure import PARTS, decode, digest, encode, photo
 from quadrans.cli import app
 from quadrans.entropy import mixture
 from quadrans.nets import registry
-from quadrans.nets.codec import ImageCodec, Latents, latent_table
+from quadrans.nets.codec import ImageCodec, latent_table
 from quadrans.nets.export import export_weights
+from quadrans.nets.latents import Latents
 from quadrans.nets.registry import Row
 
 NAMES = set(registry.SYSTEMS)
@@ -60,7 +61,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, (architecture, config) in TINY.items()
     }
     monkeypatch.setattr(registry, "SYSTEMS", rows)
-    monkeypatch.setattr(systems, "PARAMETERS", {})
+    monkeypatch.setattr(systems_counts, "PARAMETERS", {})
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -107,7 +108,7 @@ def test_systems(tmp_path: Path) -> None:
 
 
 def test_papers_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (systems_papers, systems):
+    for module in (systems_papers, systems_counts):
         monkeypatch.setattr(module, "KODAK", (96, 64))
         monkeypatch.setattr(module, "TECNICK", (128, 64))
     # Processes of their own take seconds each, and `test_systems` starts one.
@@ -213,13 +214,15 @@ def test_failures_are_loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_counts_that_differ_are_loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    count = systems.counted("minnen2018").parameters
+    count = systems_counts.counted("minnen2018").parameters
     for published_count, right in ((count, True), (count + 1, False)):
-        monkeypatch.setattr(systems, "PARAMETERS", {"minnen2018": published.Count(published_count, 1, "x")})
+        monkeypatch.setattr(
+            systems_counts, "PARAMETERS", {"minnen2018": published.Count(published_count, 1, "x")}
+        )
         assert bench("-s", "minnen2018", "-t", "counts").exit_code == (0 if right else 2)
-    monkeypatch.setattr(systems, "PARAMETERS", {})
-    monkeypatch.setattr(systems, "STEPS", {"minnen2018": 141})
-    assert not systems.counted("minnen2018").agrees
+    monkeypatch.setattr(systems_counts, "PARAMETERS", {})
+    monkeypatch.setattr(systems_counts, "STEPS", {"minnen2018": 141})
+    assert not systems_counts.counted("minnen2018").agrees
 
 
 def test_published_counts() -> None:

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quadrans.entropy import CorruptStream, TableMismatch
-from quadrans.nets.codec import ImageCodec, Latents, ModelMismatch, latent_table
+from quadrans.nets.codec import ImageCodec, ModelMismatch, latent_table
 from quadrans.nets.container import Container
+from quadrans.nets.latents import Latents
 from quadrans.nets.tiling import tiled
 from quadrans.nets.weights import Weights, write_weights
 

@@ -12,10 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from quadrans.nets import demo
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import Container
 from quadrans.nets.export import export_weights
 from quadrans.nets.images import read_image
+from quadrans.nets.latents import Latents
 from quadrans.nets.weights import Weights
 
 SIZE = WIDTH, HEIGHT = 75, 42

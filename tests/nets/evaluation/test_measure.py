@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import Container
 from quadrans.nets.density import SCALE_MIN
 from quadrans.nets.evaluation import pictures
@@ -17,6 +17,7 @@ from quadrans.nets.evaluation.measure import Measurement, measure
 from quadrans.nets.evaluation.quality import psnr
 from quadrans.nets.evaluation.rows import TIMES
 from quadrans.nets.export import export_weights
+from quadrans.nets.latents import Latents
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.demo import demo_photo
 from quadrans.nets.export import export_weights
+from quadrans.nets.latents import Latents
 from quadrans.nets.systems.minnen2018 import Minnen2018
 from quadrans.nets.weights import bundled_models, find_weights, read_weights, write_weights
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from tiny import codec, crops, loss, photo, small, trained, weights
 
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import Container
 from quadrans.nets.context import SERIAL, ContextEntropy
 from quadrans.nets.export import export_weights
+from quadrans.nets.latents import Latents
 from quadrans.nets.quantizer import ROUND
 from quadrans.nets.registry import SYSTEMS, architecture_of, make
 from quadrans.nets.weights import read_weights, write_weights

@@ -13,9 +13,10 @@ from tiny import photo, small
 
 from quadrans import entropy
 from quadrans.entropy import CorruptStream, TableMismatch
-from quadrans.nets.codec import ImageCodec, Latents
+from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import Container
 from quadrans.nets.export import export_weights
+from quadrans.nets.latents import Latents
 from quadrans.nets.registry import SYSTEMS
 
 NAMES = sorted({row.architecture: name for name, row in reversed(SYSTEMS.items()) if row.codes}.values())
