@@ -17,7 +17,7 @@ SHIPPED = {
     for folder in ("entropy", "kernels", "nets", "bench")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".md", ".safetensors", ".cu", ".cuh")
-} | {"__init__.py", "__main__.py", "cli.py", "py.typed"}
+} | {"__init__.py", "__main__.py", "cli.py", "cli_bench.py", "console.py", "py.typed"}
 
 USE_CORE = """
 import sys

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache, partial
 from json import dumps, loads
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from . import __version__
+from .cli_bench import bench
+from .console import Force, clean, console, errors, fail_if, progress_bar, reported, wide
 from .nets.container import ORDERS, Container, check_name
 from .nets.files import check_writable, write_file
 from .nets.images import IMAGE_SUFFIXES, read_image, write_image
@@ -27,19 +27,13 @@ if TYPE_CHECKING:
     from .nets.codec import ImageCodec
     from .nets.weights import Weights
 
-FAILURE = 2
-
 app = typer.Typer(
     help="Learned image compression with exact decoding.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure the coders, and decoding as a whole.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-# Markup off everywhere: file names and model names are data.
-console = Console(markup=False, highlight=False, soft_wrap=True)
-errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 Inputs = Annotated[
     list[Path], typer.Argument(help="Files, or folders whose files are taken.", metavar="PATH")
@@ -50,7 +44,6 @@ Output = Annotated[
         "--output", "-o", help="Output file; with a folder or several files as input, the folder to write to."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or a .safetensors path.")]
 FileModel = Annotated[
     str | None,
@@ -60,7 +53,6 @@ Device = Annotated[
     str,
     typer.Option(help="torch device of the transforms; on a CUDA device what is exact runs too, by CuPy."),
 ]
-
 Exact = Annotated[
     str | None,
     typer.Option("--exact", help="cpu: with the transforms on a CUDA device, run what is exact on the CPU."),
@@ -80,32 +72,6 @@ def options(
     ] = False,
 ) -> None:
     """Learned image compression with exact decoding."""
-
-
-def _clean(text: str) -> str:
-    """The text in one line, without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-
-
-@contextmanager
-def _reported(where: Path | str = "") -> Iterator[list[str]]:
-    """Turn the errors that a user can cause into one line on stderr, noted in the list that it gives."""
-    failures: list[str] = []
-    try:
-        yield failures
-    except (ValueError, OSError, ImportError, MemoryError, ArithmeticError, RuntimeError) as error:
-        text = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        if where and str(where) not in text:
-            text = f"{where}: {text or type(error).__name__}"
-        errors.print(f"quadrans: {_clean(text) or type(error).__name__}")
-        failures.append(text)
-
-
-def _fail_if(failed: Iterable[Any]) -> None:
-    if any(failed):
-        raise typer.Exit(FAILURE)
 
 
 def _expand(inputs: list[Path], suffixes: frozenset[str]) -> list[Path]:
@@ -158,25 +124,20 @@ def _convert(
     prepare: Callable[[], Callable[[Path, Path], str]],
 ) -> None:
     """Convert all inputs with a progress bar; go on after a failure and exit with 2 at the end."""
-    with _reported() as failed:
+    with reported() as failed:
         files = _expand(inputs, suffixes)
         targets = _destinations(inputs, files, output, target_suffix, force)
         convert = prepare()
-    _fail_if(failed)
+    fail_if(failed)
     outcomes = []
-    with _progress(len(files) < 2) as progress:
+    with progress_bar(len(files) < 2) as progress:
         task = progress.add_task("", total=len(files))
         for path, target in zip(files, targets, strict=True):
-            with _reported(path) as failed:
-                progress.console.print(_clean(f"{target}: {convert(path, target)}"))
+            with reported(path) as failed:
+                progress.console.print(clean(f"{target}: {convert(path, target)}"))
             outcomes += failed
             progress.advance(task)
-    _fail_if(outcomes)
-
-
-def _progress(disable: bool = False) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=True)
+    fail_if(outcomes)
 
 
 def _codec(weights: Weights, device: str, exact: str | None) -> ImageCodec:
@@ -264,16 +225,16 @@ def info(
     model: FileModel = None,
 ) -> None:
     """Show what .qdr files hold, after checking their checksums."""
-    with _reported() as failed:
+    with reported() as failed:
         files = _expand(inputs, frozenset({".qdr"}))
-    _fail_if(failed)
+    fail_if(failed)
     outcomes = []
     codec_of = cache(lambda: _codecs(model, "cpu"))
     for path in files:
-        with _reported(path) as failed:
+        with reported(path) as failed:
             data = path.read_bytes()
             container = Container.from_bytes(data)
-            table = Table(title=_clean(str(path)), title_justify="left", show_header=False)
+            table = Table(title=clean(str(path)), title_justify="left", show_header=False)
             pixels = container.width * container.height
             sections = sum(map(len, container.sections.values()))
             for row in (
@@ -290,7 +251,7 @@ def info(
             if bits:
                 console.print(_account(_reports(codec_of()(container), container)))
         outcomes += failed
-    _fail_if(outcomes)
+    fail_if(outcomes)
 
 
 def _reports(codec: ImageCodec, container: Container) -> dict[str, Report]:
@@ -333,7 +294,7 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List the systems of the literature that can be trained, and the bundled models."""
-    with _reported() as failed:
+    with reported() as failed:
         from .nets.listing import bundled, systems
 
         rows, trained = systems(), bundled()
@@ -347,7 +308,7 @@ def models(
             table.add_column(column, justify="right" if numbers else "left")
         for row in rows:
             table.add_row(row.name, row.paper, f"{row.parameters:,}", row.order, str(row.steps or "no codec"))
-        _wide().print(table)
+        wide().print(table)
         for model in trained:
             table = Table(title=f"bundled: {model.name}", title_justify="left", show_header=False)
             table.add_row("architecture", model.architecture)
@@ -355,7 +316,7 @@ def models(
             for key, value in sorted(model.info.items()):
                 table.add_row(key, value)
             console.print(table)
-    _fail_if(failed)
+    fail_if(failed)
 
 
 @app.command()
@@ -420,7 +381,7 @@ def train(
 
     Under `accelerate launch -m quadrans train ...` several processes train together.
     """
-    with _reported() as failed:
+    with reported() as failed:
         from .nets.export import PRECISIONS, export_weights
         from .nets.photos import Photos
         from .nets.training import Metrics, TrainConfig, Trainer, default_lmbda, distributed
@@ -454,7 +415,7 @@ def train(
             f"{len(found.paths)} photos, {len(found.skipped)} skipped; from step {trainer.step} of {steps}"
         )
         started, first = time.monotonic(), trainer.step
-        with _progress(not trainer.leads) as progress:
+        with progress_bar(not trainer.leads) as progress:
             task = progress.add_task("", total=steps, completed=trainer.step)
             recent: list[Metrics] = []
             for metrics in trainer.run(checkpoint_every):
@@ -479,7 +440,7 @@ def train(
             path = output / f"{name}.safetensors"
             write_weights(path, export_weights(trainer.exported, name, info, export))
             out.print(f"{path}: {path.stat().st_size} bytes")
-    _fail_if(failed)
+    fail_if(failed)
 
 
 def _values(settings: list[str]) -> dict[str, Any]:
@@ -526,7 +487,7 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Code and decode photos: real bytes, PSNR, MS-SSIM, times, as curves beside Pillow's codecs."""
-    with _reported() as failed:
+    with reported() as failed:
         from .nets.evaluation import packages
         from .nets.evaluation.curves import bd_rates, curves
         from .nets.evaluation.pictures import rate_distortion
@@ -544,14 +505,14 @@ def evaluate(
         )
         for name, reason in evaluator.left_out.items():
             errors.print(f"quadrans: {name} is left out: {reason}")
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("", total=evaluator.total)
-            found = evaluator.run(lambda done: progress.update(task, advance=1, description=_clean(done)))
+            found = evaluator.run(lambda done: progress.update(task, advance=1, description=clean(done)))
         means = curves(found.rows)
         rates = [] if anchor is None else bd_rates(means, anchor)
-        _wide().print(means_table(means))
+        wide().print(means_table(means))
         if anchor is not None:
-            _wide().print(bd_table(rates, anchor))
+            wide().print(bd_table(rates, anchor))
         for line in dict.fromkeys(one.reason for one in rates if one.reason):
             console.print(f"no BD-rate: {line}")
         for path, text in ((json, as_json(found, means, rates)), (csv, as_csv(found.rows))):
@@ -559,7 +520,7 @@ def evaluate(
                 write_file(path, partial(Path.write_text, data=text, encoding="utf-8"), force)
         if plot:
             write_file(plot, lambda path: rate_distortion(path, means, evaluator.references), force)
-    _fail_if(failed)
+    fail_if(failed)
 
 
 @app.command()
@@ -572,117 +533,8 @@ def demo(
     force: Force = False,
 ) -> None:
     """Compress a photo in every coding order, decode each, and show that the latents agree to the bit."""
-    with _reported() as failed:
+    with reported() as failed:
         from .nets.demo import run_demo
 
         run_demo(find_weights(model), photo, output, force, console)
-    _fail_if(failed)
-
-
-@bench.command("coder")
-def bench_coder(
-    workload: Annotated[
-        list[str] | None, typer.Option("--workload", "-w", help="Names or patterns; all by default.")
-    ] = None,
-    coder: Annotated[
-        list[str] | None,
-        typer.Option("--coder", "-c", help="Names or patterns, such as 'lanes*'; all by default."),
-    ] = None,
-    symbols: Annotated[
-        list[int] | None, typer.Option("--symbols", "-n", help="Sizes, instead of each workload's own.")
-    ] = None,
-    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads, where a coder can use several.")] = 1,
-    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the speeds to.")] = None,
-    force: Force = False,
-) -> None:
-    """Measure our coders and the installed peers on the same workloads. -w, -c and -n may be repeated."""
-    wrong: list[str] = []
-    with _reported() as failed:
-        from .bench.coder import run_benchmark
-
-        selected = workload or [], coder or [], symbols or []
-        wrong = run_benchmark(*selected, runs, threads, json, plot, force, _wide())
-    _fail_if_any(failed, wrong)
-
-
-@bench.command("decode")
-def bench_decode(
-    order: Annotated[
-        list[str] | None,
-        typer.Option("--order", "-o", help="Names or patterns, such as '*checkerboard'; all by default."),
-    ] = None,
-    decoder: Annotated[
-        list[str] | None, typer.Option("--decoder", "-d", help="Names or patterns; all by default.")
-    ] = None,
-    sizes: Annotated[str, typer.Option(help="Of images: 256,512 or 768x512, in pixels.")] = "768x512",
-    threads: Annotated[str, typer.Option(help="Numbers of threads to decode with: 1,2.")] = "1",
-    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 5,
-    device: Annotated[str, typer.Option(help="cpu, cuda or all.")] = "cpu",
-    channels: Annotated[str, typer.Option(help="N,M of the networks with random weights.")] = "192,192",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Trained weights instead: a bundled name or a .safetensors path."),
-    ] = None,
-    photo: Annotated[
-        Path | None, typer.Option(help="What --model codes; one of scikit-image's if not given.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the times over sizes to.")] = None,
-    record: Annotated[
-        bool, typer.Option("--record", help="Write bench/results/DEVICE.json for each device.")
-    ] = False,
-    force: Force = False,
-) -> None:
-    """Measure decoding from z to y_hat in every coding order, beside serial decoders of today."""
-    wrong: list[str] = []
-    with _reported() as failed:
-        from .bench.decode import run_benchmark
-
-        wrong = run_benchmark(
-            *(order or [], decoder or [], sizes, threads, runs, device, channels, model, photo),
-            *(json, plot, record, force, _wide()),
-        )
-    _fail_if_any(failed, wrong)
-
-
-@bench.command("systems")
-def bench_systems(
-    system: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--system",
-            "-s",
-            help="Names or patterns, such as 'cheng*'; if not given one of each architecture.",
-        ),
-    ] = None,
-    table: Annotated[
-        list[str] | None,
-        typer.Option("--table", "-t", help="counts, systems, he2021, dca2024; with --system the first two."),
-    ] = None,
-    size: Annotated[str, typer.Option(help="Of the systems' image: 256 or 768x512, in pixels.")] = "768x512",
-    threads: Annotated[str, typer.Option(help="Numbers of threads: 1,2.")] = "1",
-    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 3,
-    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write bench/results/systems-CPU.json.")] = False,
-    force: Force = False,
-) -> None:
-    """Count all systems, time them at their published sizes, and put the papers' times beside ours."""
-    wrong: list[str] = []
-    with _reported() as failed:
-        from .bench.systems import run_benchmark
-
-        wrong = run_benchmark(system or [], table or [], size, threads, runs, json, record, force, _wide())
-    _fail_if_any(failed, wrong)
-
-
-def _wide() -> Console:
-    """A table of figures is of no use with its columns cut."""
-    return Console(markup=False, highlight=False, soft_wrap=True, width=max(console.width, 180))
-
-
-def _fail_if_any(failed: list[str], wrong: list[str]) -> None:
-    for line in wrong:
-        errors.print(f"quadrans: {_clean(line)}")
-    _fail_if([*failed, *wrong])
+    fail_if(failed)

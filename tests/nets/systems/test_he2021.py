@@ -206,7 +206,7 @@ def test_any_mask_is_measured() -> None:
         context = torch.nn.functional.conv2d(y_hat, kernel, one.context_prediction.bias, padding=2)
         scales, means = one.entropy_parameters(torch.cat([features["features"], context], 1)).chunk(2, 1)
         expected = Gaussian(scales, means).bits(y_hat).sum((1, 2, 3))
-        torch.testing.assert_close(one.bits(y_hat, features, mask), expected), (row, col)
+        torch.testing.assert_close(one.bits(y_hat, features, mask), expected, msg=str((row, col)))
     for bad in (np.ones((5, 5), bool), np.zeros((3, 3), bool)):
         with pytest.raises(ValueError, match="without its center"):
             one.bits(y_hat, features, bad)
