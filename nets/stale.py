@@ -1,0 +1,124 @@
+"""Weights that were lowered, and may have changed since: a stamp that notices, and the error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..entropy._compiled import import_compiled
+
+Stamped = nn.Module | Mapping[str, nn.Module | Tensor]
+"""What a stamp looks at: parameters and buffers of modules, and tensors, by name."""
+
+_NAMED = 3
+"""Tensors that an error names."""
+
+
+class StaleWeights(ValueError):
+    """Weights aren't those any more that were lowered: what would be coded is another model's."""
+
+
+class _Seen(NamedTuple):
+    """A tensor as it was."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+    in_memory: int
+    """Digest of the elements as they lie in memory."""
+    in_order: int
+    """Digest of the elements in C order."""
+
+
+class Stamp:
+    """What tensors hold now; `check` tells whether they still do.
+
+    source: a module, or modules and tensors by name. What counts are names, shapes and values, and not where
+    a tensor lies: `.to()`, and loading equal weights, are no change. Every check reads all values, since what
+    writes to `.data` leaves no trace: 20 MB take some 2 ms. mend: what the error advises, a clause. A copy or
+    pickle of a stamp looks at the copy of its source.
+    """
+
+    def __init__(self, source: Stamped, mend: str) -> None:
+        self.source, self.mend = source, mend
+        self._seen = {name: _look(tensor) for name, tensor in self._tensors()}
+
+    def check(self) -> None:
+        """Raise StaleWeights, naming the tensors and what mends it, unless all hold what they held."""
+        now = dict(self._tensors())
+        wrong = [f"{name} is missing" for name in self._seen if name not in now]
+        for name, tensor in now.items():
+            reason = _difference(self._seen[name], tensor) if name in self._seen else "is new"
+            if reason:
+                wrong.append(f"{name} {reason}")
+        if wrong:
+            more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            raise StaleWeights(f"weights changed since: {', '.join(wrong[:_NAMED])}{more}; {self.mend}")
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        source = {"": self.source} if isinstance(self.source, nn.Module) else self.source
+        for name, one in source.items():
+            if isinstance(one, Tensor):
+                yield name, one
+                continue
+            yield from one.named_parameters(name)
+            yield from one.named_buffers(name)
+
+
+def _difference(seen: _Seen, tensor: Tensor) -> str:
+    """In what a tensor differs from what was seen, or nothing."""
+    if tuple(tensor.shape) != seen.shape:
+        return f"has the shape {tuple(tensor.shape)}, not {seen.shape}"
+    if tensor.dtype != seen.dtype:
+        # The values of a wider type may be the same, those of a narrower one as well.
+        back = tensor.detach().to(seen.dtype)
+        same = torch.equal(back.to(tensor.dtype), tensor.detach()) and _in_order(back) == seen.in_order
+        return "" if same else f"became {tensor.dtype}, which rounded it"
+    same_place = tensor.stride() == seen.strides and _is_dense(tensor)
+    same = _in_memory(tensor) == seen.in_memory if same_place else _in_order(tensor) == seen.in_order
+    return "" if same else "has other values"
+
+
+def _look(tensor: Tensor) -> _Seen:
+    in_order = _in_order(tensor)
+    in_memory = in_order if tensor.is_contiguous() or not _is_dense(tensor) else _in_memory(tensor)
+    return _Seen(tuple(tensor.shape), tensor.dtype, tensor.stride(), in_memory, in_order)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements fill a stretch of memory, whatever their sequence there: channels-last, too."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _in_memory(tensor: Tensor) -> int:
+    """REQUIRES: it is dense."""
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    return _digest(flat)
+
+
+def _in_order(tensor: Tensor) -> int:
+    return _digest(tensor.detach().contiguous().reshape(-1))
+
+
+def _digest(flat: Tensor) -> int:
+    """Of the bytes of a 1-D tensor without gaps, on any device."""
+    data = flat.cpu().view(torch.uint8).numpy()
+    whole = data.size & ~7
+    tail = np.zeros(8, np.uint8)
+    tail[: data.size - whole] = data[whole:]
+    state = np.uint64(data.size)
+    loops: Any = import_compiled("._digest", __package__)
+    for words in (data[:whole], tail):
+        # Of a tensor inside another's storage the bytes may lie at any address.
+        aligned = words if words.ctypes.data % 8 == 0 else words.copy()
+        state = np.uint64(loops.digest(aligned.view(np.uint64), loops.KEY, state))
+    return int(state)
