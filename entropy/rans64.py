@@ -4,6 +4,8 @@
     stream = rans64.encode(symbols, indexes, table)                  # == RansEncoder().encode_with_indexes
     symbols = rans64.decode(stream, indexes, table)
 
+Where a table would serve few symbols a row, `Rows(cdf, sizes, offsets)` takes its place everywhere here.
+
 State: x in [2^31, 2^63), one for all symbols, words of 32 bits, a precision of 16. FORMAT.md is the
 definition, `reference_rans64.py` the same in plain Python. One state is one chain of dependent steps: the
 lanes coder of `quadrans.entropy` is several times faster.
@@ -22,6 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._compiled import import_compiled
 from ._passes import PassDecoder, PassEncoder, Stream, to_codes
+from ._rans64_rows import Rows as Rows
+from ._rans64_rows import loops as _row_loops
+from ._rans64_rows import table_loops as _loops
 from .errors import CorruptStream
 from .table import CdfTable
 
@@ -30,11 +35,11 @@ _LOW = 1 << 31
 
 
 @cache
-def _loops() -> ModuleType:
-    return import_compiled("._rans64_loops", __package__)
+def _quantization() -> ModuleType:
+    return import_compiled("._rans64_quantize", __package__)
 
 
-def encode(symbols: ArrayLike, indexes: ArrayLike, table: CdfTable) -> bytes:
+def encode(symbols: ArrayLike, indexes: ArrayLike, table: CdfTable | Rows) -> bytes:
     """Stream of `symbols` under the rows `indexes` of the table; as `quadrans.entropy.encode`.
 
     The table's precision must be 16, else ValueError. CompressAI's own decoder reads any int32 symbol
@@ -45,7 +50,7 @@ def encode(symbols: ArrayLike, indexes: ArrayLike, table: CdfTable) -> bytes:
     return encoder.finish()
 
 
-def decode(stream: Stream, indexes: ArrayLike, table: CdfTable) -> NDArray[np.int32]:
+def decode(stream: Stream, indexes: ArrayLike, table: CdfTable | Rows) -> NDArray[np.int32]:
     """The symbols of a whole stream: int32 of indexes' shape; as `quadrans.entropy.decode`.
 
     The table's precision must be 16, else ValueError.
@@ -59,36 +64,53 @@ def decode(stream: Stream, indexes: ArrayLike, table: CdfTable) -> NDArray[np.in
 class Encoder(PassEncoder):
     """Collects passes and encodes them at the end; the stream doesn't depend on how `put` cuts it."""
 
-    def __init__(self, table: CdfTable) -> None:
-        """Raises ValueError unless the table's precision is 16."""
-        self._table = _checked(table)
-        self._passes: list[tuple[NDArray[np.uint32], NDArray[np.int64]]] = []
+    def __init__(self, table: CdfTable | Rows | None = None) -> None:
+        """table: of all passes that name no other. Raises ValueError unless its precision is 16."""
+        self._table = _checked(table) if table is not None else None
+        # Arrays of one pass each, as `encode` of the loops or of the loops of rows takes them.
+        self._passes: list[tuple[NDArray[np.uint32], NDArray[np.int64]] | NDArray[np.uint32]] = []
 
-    def put(self, symbols: ArrayLike, indexes: ArrayLike) -> None:
-        """Takes one pass. Arguments and errors as `quadrans.entropy.encode`; on error nothing is taken."""
+    def put(self, symbols: ArrayLike, indexes: ArrayLike, table: CdfTable | Rows | None = None) -> None:
+        """Takes one pass, under `table` if one is given.
+
+        Arguments and errors as `quadrans.entropy.encode`; on error nothing is taken.
+        """
         self._check_open()
-        codes, raws, places, _ = to_codes(self._table, symbols, indexes)
+        table = _checked(table) if table is not None else self._table
+        if table is None:
+            raise ValueError("neither the encoder nor this pass has a table")
+        if isinstance(table, Rows):
+            self._passes.append(table.intervals(symbols, indexes))
+            return
+        codes, raws, places, _ = to_codes(table, symbols, indexes)
         if raws.max(initial=0) >= 1 << 31:
             rows = np.asarray(indexes).reshape(-1)[places]
-            regular = np.diff(self._table.row_starts)[rows].astype(np.int64) - 1
+            regular = np.diff(table.row_starts)[rows].astype(np.int64) - 1
             raws = _wrapped(raws, regular)
         self._passes.append((codes, raws))
 
     def finish(self) -> bytes:
         """The stream. The encoder can't be used afterwards."""
         self._finish()
-        words = np.empty(sum(codes.size + 10 * raws.size for codes, raws in self._passes), np.uint32)
+        room = (
+            one.size if isinstance(one, np.ndarray) else one[0].size + 10 * one[1].size
+            for one in self._passes
+        )
+        words = np.empty(sum(room), np.uint32)
         x, position = _LOW, words.size
-        for codes, raws in reversed(self._passes):
-            x, position = _loops().encode(codes, raws, *_reciprocals(), x, words, position)
+        for one in reversed(self._passes):
+            if isinstance(one, np.ndarray):
+                x, position = _row_loops().encode(one, *_reciprocals(), x, words, position)
+            else:
+                x, position = _loops().encode(*one, *_reciprocals(), x, words, position)
         return x.to_bytes(8, "little") + words[position:].astype("<u4", copy=False).tobytes()
 
 
 class Decoder(PassDecoder):
     """Decodes a stream pass by pass, in the encoder's order; its cuts may differ from the encoder's."""
 
-    def __init__(self, stream: Stream, table: CdfTable) -> None:
-        """Reads the first state.
+    def __init__(self, stream: Stream, table: CdfTable | Rows | None = None) -> None:
+        """Reads the first state. table: of all passes until one names another.
 
         Raises CorruptStream, ValueError unless the table's precision is 16, or TypeError if `stream` isn't
         bytes.
@@ -101,16 +123,41 @@ class Decoder(PassDecoder):
         self._state = int.from_bytes(data[:8], "little")
         if not _LOW <= self._state < 1 << 63:
             raise CorruptStream(f"stream starts in state {self._state}, legal are 2**31 to 2**63 - 1")
-        self._start(_checked(table))
+        self._table: CdfTable | Rows | None = None
+        if table is not None:
+            self._use(table)
         self._words = np.frombuffer(data, "<u4", offset=8).astype(np.uint32)
         self._position = 0
-        self._decode = _loops().decode
+
+    def get(self, indexes: ArrayLike, table: CdfTable | Rows | None = None) -> NDArray[np.int32]:
+        """Symbols of the next pass, under `table` if one is given, which then stays in use.
+
+        indexes: integers of any shape, which the int32 result has too. Errors as `quadrans.entropy.Decoder`.
+        """
+        self._check_open()
+        if table is not None:
+            self._use(table)
+        if self._table is None:
+            raise ValueError("neither the decoder nor this pass has a table")
+        return super().get(indexes)
+
+    def _use(self, table: CdfTable | Rows) -> None:
+        self._table = _checked(table)
+        if isinstance(table, CdfTable):
+            self._start(table)
+        else:
+            self._rows = table.rows
 
     def _decode_pass(self, indexes: NDArray[np.int32], symbols: NDArray[np.int32]) -> tuple[int, int]:
-        rows, cells, buckets, _ = self._lookup
-        status, state, position = self._decode(
-            indexes, rows, cells, buckets, self._state, self._position, self._words, symbols
-        )
+        if isinstance(self._table, Rows):
+            status, state, position = self._table.decode(
+                indexes, self._state, self._position, self._words, symbols
+            )
+        else:
+            rows, cells, buckets, _ = self._lookup
+            status, state, position = _loops().decode(
+                indexes, rows, cells, buckets, self._state, self._position, self._words, symbols
+            )
         if status == 0:
             self._state, self._position = state, position
         return status, state
@@ -136,31 +183,20 @@ def pmf_to_quantized_cdf(pmf: ArrayLike, precision: int = PRECISION) -> NDArray[
     if not 0 <= precision <= 30:
         raise ValueError(f"precision {precision}, legal are 0..30")
     total = 1 << precision
-    with np.errstate(over="ignore"):
-        masses = np.asarray(pmf, np.float64).astype(np.float32).astype(np.float64)
+    masses = np.array(pmf, np.float64)
     if masses.ndim != 1 or not 1 <= masses.size <= total:
         raise ValueError(f"pmf has shape {masses.shape}, legal is one dimension with 1..{total} values")
-    if not (np.isfinite(masses) & (masses >= 0)).all():
+    cdf = np.empty(masses.size + 1, np.int32)
+    mass = _quantization().quantize(masses, precision, cdf)
+    if mass == _quantization().NOT_A_MASS:
         raise ValueError("pmf must be finite and >= 0 as float32")
-    # Half away from zero; float64 holds the sum of a float32 and a half.
-    rounded = np.floor(masses * total + 0.5)
-    if not 1 <= rounded.sum() < 1 << 32:
-        raise ValueError(f"pmf sums to {rounded.sum():.0f} / {total}, legal are 1 to 2**32 - 1")
-    freqs = (rounded.astype(np.int64) << precision) // int(rounded.sum())
-    freqs[-1] += total - freqs.sum()
-    empty = freqs == 0
-    # Each empty cell takes 1 from the least frequency above 1, the first of equals. That one is then the
-    # only least, so cells give all they can spare one after another.
-    donors = np.flatnonzero(freqs > 1)
-    donors = donors[np.argsort(freqs[donors], kind="stable")]
-    spared = np.minimum(np.cumsum(freqs[donors] - 1), empty.sum())
-    freqs[donors] -= np.diff(spared, prepend=0)
-    freqs[empty] = 1
-    return np.concatenate(([0], np.cumsum(freqs))).astype(np.int32)
+    if not 1 <= mass < 1 << 32:
+        raise ValueError(f"pmf sums to {mass:.0f} / {total}, legal are 1 to 2**32 - 1")
+    return cdf
 
 
-def _checked(table: CdfTable) -> CdfTable:
-    if table.precision != PRECISION:
+def _checked(table: CdfTable | Rows) -> CdfTable | Rows:
+    if isinstance(table, CdfTable) and table.precision != PRECISION:
         raise ValueError(f"table of precision {table.precision}, CompressAI's bitstream has {PRECISION}")
     return table
 
