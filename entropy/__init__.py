@@ -6,11 +6,12 @@
 
 `Encoder` and `Decoder` do the same pass by pass. The same four names are in `range_coder`, for streams
 that are made and read while they travel; in `mixture`, for a mixture of Gaussians for each symbol; and in
-`rans64`, for CompressAI's bitstream. `reference` is the format in plain Python integers (FORMAT.md).
+`rans64`, for CompressAI's bitstream. `torchac` has the functions and the bitstream of that package.
+`reference` is the format in plain Python integers (FORMAT.md).
 Numba is imported at the first coding, not here.
 """
 
-from . import mixture, range_coder, rans64, reference
+from . import mixture, range_coder, rans64, reference, torchac
 from .accounting import Report, report
 from .errors import CorruptStream, IncompleteStream, TableMismatch
 from .gaussian import default_scales, gaussian_table, scale_thresholds
@@ -38,4 +39,5 @@ __all__ = [
     "reference",
     "report",
     "scale_thresholds",
+    "torchac",
 ]
