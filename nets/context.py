@@ -40,13 +40,16 @@ def check_choices(rounding: str, orders: Sequence[str], parity: str) -> None:
 
 
 class ContextConv(nn.Conv2d):
-    """A k x k convolution of y_hat (B, M, H, W) to context features (B, 2M, H, W), under any mask."""
+    """A k x k convolution of y_hat (B, M, H, W) to context features (B, D, H, W), under any mask.
 
-    def __init__(self, m: int, kernel: int = 5) -> None:
-        super().__init__(m, 2 * m, kernel, padding=kernel // 2)
+    outputs: D, 2M if not given.
+    """
+
+    def __init__(self, m: int, kernel: int = 5, outputs: int | None = None) -> None:
+        super().__init__(m, outputs or 2 * m, kernel, padding=kernel // 2)
 
     def forward(self, y_hat: Tensor, mask: Any) -> Tensor:  # type: ignore[override]
-        """Context features: y_hat (B, M, H, W) to (B, 2M, H, W). mask: (k, k), 1 where it is read."""
+        """Context features: y_hat (B, M, H, W) to (B, D, H, W). mask: (k, k), 1 where it is read."""
         taps = torch.as_tensor(mask, dtype=self.weight.dtype, device=self.weight.device)
         return F.conv2d(y_hat, self.weight * taps, self.bias, padding=self.padding)
 
@@ -103,7 +106,7 @@ class ContextEntropy(EntropyModel):
         raise ValueError(f"no order {name!r} of positions")
 
     def distribution(self, features: Features, context: Tensor) -> Distribution:
-        """From features and context features (B, 2M, H, W) to the distribution of each element."""
+        """From features and context features (B, D, H, W) to the distribution of each element."""
         joined = [features[self.plane], self.refine(context, features).to(features[self.plane].dtype)]
         raw = self.head(torch.cat(joined[::-1] if self.context_first else joined, 1)).float()
         if self.components is None:

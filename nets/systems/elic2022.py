@@ -108,19 +108,27 @@ class LatentCodec(nn.Module):
 class GroupEntropy(StepEntropy):
     """Groups of channels, of each first the anchors of a checkerboard, then the rest.
 
-    Anchors' spatial context is zero.
+    spatial: each group's context convolution, of zero for anchors. aggregation: each group's 1x1 convolutions
+    of (spatial context, channel context, features). channel: for each group but the first a network of
+    earlier groups, those that `reads` numbers, by default all.
     """
 
     orders = ("slices_checkerboard",)
     residual = True
 
-    def __init__(self, groups: Groups, features: int, parity: str) -> None:
-        own = [group for group in groups.latent_codec.values() if isinstance(group, Group)]
-        self.spatial = [group.context_prediction for group in own]
-        self.aggregation = [group.entropy_parameters for group in own]
-        self.channel = list(groups.channel_context.values())
+    def __init__(
+        self,
+        spatial: Sequence[ContextConv],
+        aggregation: Sequence[nn.Module],
+        channel: Sequence[nn.Module],
+        features: int,
+        parity: str,
+        reads: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.spatial, self.aggregation, self.channel = spatial, aggregation, channel
         self.depth, self.parity = features, parity
-        self.sizes = [context.in_channels for context in self.spatial]
+        self.sizes = [context.in_channels for context in spatial]
+        self.reads = [range(group) for group in range(len(spatial))] if reads is None else reads
 
     @property
     def mask(self) -> Any:
@@ -132,24 +140,29 @@ class GroupEntropy(StepEntropy):
         self.check_order(name)
         return kernels.slices_checkerboard(height, width, self.sizes, self.mask, self.parity)
 
+    def own(self, group: int) -> tuple[int, int]:
+        """A group's first channel, and the one behind its last."""
+        start = sum(self.sizes[:group])
+        return start, start + self.sizes[group]
+
     def before(self, step: int, y_hat: Tensor, features: Features) -> Tensor | None:
         """The channel context, for both steps of a group."""
         group, rest = divmod(step, 2)
         if rest or not group:
             return None
-        return self.channel[group - 1](y_hat[:, : sum(self.sizes[:group])])
+        earlier = [y_hat[:, slice(*self.own(number))] for number in self.reads[group]]
+        return self.channel[group - 1](torch.cat(earlier, 1))
 
     def parameters(
         self, step: int, y_hat: Tensor, features: Features, memory: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `StepEntropy`."""
         group, rest = divmod(step, 2)
-        start = sum(self.sizes[:group])
         if rest:
-            spatial = self.spatial[group](y_hat[:, start : start + self.sizes[group]], self.mask)
+            spatial = self.spatial[group](y_hat[:, slice(*self.own(group))], self.mask)
         else:
             b, _, h, w = y_hat.shape
-            spatial = y_hat.new_zeros(b, 2 * self.sizes[group], h, w)
+            spatial = y_hat.new_zeros(b, self.spatial[group].out_channels, h, w)
         known = [] if memory is None else [memory]
         scales, means = self.aggregation[group](torch.cat([spatial, *known, features[self.plane]], 1)).chunk(
             2, 1
@@ -158,28 +171,39 @@ class GroupEntropy(StepEntropy):
 
     def lower(self) -> kernels.StepModel:
         """See `EntropyModel`."""
-        m, start = sum(self.sizes), 0
+        m, memory = sum(self.sizes), 0
         nets: list[kernels.Layer] = []
         before: list[kernels.Layer | None] = []
         for group, (context, aggregation) in enumerate(zip(self.spatial, self.aggregation, strict=True)):
-            size = self.sizes[group]
             weights, reach = (array(context.weight), bias_array(context)), context.kernel_size[0] // 2
             spatial = kernels.Conv2d(*weights, padding=reach, mask=self.mask)
             known: list[kernels.Layer] = [Slice(m, m + self.depth)]
             before += [None, None]
             if group:
-                known = [Slice(m + self.depth, m + self.depth + 2 * size), *known]
-                channel = lower(self.channel[group - 1], f"channel context {group}")
-                before[-2] = Exact([Slice(0, start), channel])
-            own = Exact([Slice(start, start + size), spatial])
+                channel = Exact(
+                    [self._earlier(group), lower(self.channel[group - 1], f"channel context {group}")]
+                )
+                given = channel.channels(m + self.depth)
+                assert given is not None
+                before[-2] = channel
+                known = [Slice(m + self.depth, m + self.depth + given), *known]
+                memory = max(memory, given)
             head = lower(aggregation, f"aggregation {group}")
+            own = Exact([Slice(*self.own(group)), spatial])
             nets += [
-                Exact([Concat(known), _without_first(head, 2 * size)]),
+                Exact([Concat(known), _without_first(head, context.out_channels)]),
                 Exact([Concat([own, *known]), head]),
             ]
-            start += size
-        memory = 2 * max(self.sizes[1:], default=0)
         return kernels.StepModel(nets, m, self.depth, quantization(True), memory=memory, before=before)
+
+    def _earlier(self, group: int) -> kernels.Layer:
+        """What a group's channel context reads, in one slice where groups follow each other."""
+        slices: list[tuple[int, int]] = []
+        for start, stop in map(self.own, self.reads[group]):
+            if slices and slices[-1][1] == start:
+                start = slices.pop()[0]
+            slices.append((start, stop))
+        return Slice(*slices[0]) if len(slices) == 1 else Concat([Slice(*one) for one in slices])
 
 
 def _without_first(head: kernels.Layer, channels: int) -> kernels.Layer:
@@ -241,7 +265,15 @@ class Elic2022(System):
 
     def parts(self) -> Mapping[str, Part]:
         y, hyper = self.latent_codec.y, self.latent_codec.hyper
-        return {"y": Part(GroupEntropy(y, hyper.depth, self.config["parity"]), 0, self.m)}
+        own = [group for group in y.latent_codec.values() if isinstance(group, Group)]
+        model = GroupEntropy(
+            [group.context_prediction for group in own],
+            [group.entropy_parameters for group in own],
+            list(y.channel_context.values()),
+            hyper.depth,
+            self.config["parity"],
+        )
+        return {"y": Part(model, 0, self.m)}
 
     def analysis(self, x: Tensor) -> Tensor:
         return self.g_a(x)
