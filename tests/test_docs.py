@@ -1,13 +1,21 @@
-"""The pages of docs/ say what the code has."""
+"""The pages of docs/ say what the code has, and what the records have."""
 
 from __future__ import annotations
 
+import json
 import re
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+import pytest
 
 from quadrans.nets.listing import systems
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "systems.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "systems.md").read_text()
+RECORD = json.loads((ROOT / "bench" / "results" / "rocketlake.json").read_text())
 
 
 def test_every_system_is_listed_with_its_figures() -> None:
@@ -26,3 +34,70 @@ def test_every_system_is_listed_with_its_figures() -> None:
         for row in systems()
     }
     assert listed == expected
+
+
+@pytest.mark.parametrize(
+    "package", ["entropy", "kernels", "kernels.cuda", "nets", "nets.adapters.compressai"]
+)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: quadrans\.(\S+)$", pages, re.M))
+    names = import_module(f"quadrans.{package}").__all__
+    assert {f"{package}.{name}" for name in names} <= shown
+
+
+def test_times_by_order_are_the_record() -> None:
+    page = (DOCS / "choosing.md").read_text()
+    table = re.findall(r"^\| [^|]+ \| (\w+) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.M)
+    times: dict[tuple[str, str, int], dict[int, float]] = {}
+    for row in RECORD["rows"]:
+        if row["decoder"] != "torch":
+            steps = times.setdefault((row["decoder"], row["order"], row["steps"]), {})
+            steps[row["threads"]] = row["ms"]
+    expected = [
+        (order, str(steps), *(f"{ms[threads]:.0f}" for threads in (1, 2)))
+        for (_, order, steps), ms in times.items()
+    ]
+    assert table == expected
+
+
+DOCSTRING = """First line, of 2**8 cells[i] <= n.
+
+    code(**kwargs)
+
+name, other: what they are,
+and more of it: all.
+kind: one of
+  - a * b
+Raises ValueError.
+"""
+RENDERED = """First line, of 2\\*\\*8 cells\\[i\\] &lt;= n.
+
+    code(**kwargs)
+
+- `name`, `other`: what they are,
+  and more of it: all.
+- `kind`: one of
+    - a \\* b
+
+Raises ValueError.
+"""
+
+
+def test_docstrings_become_markdown() -> None:
+    spec = spec_from_file_location("docstrings", DOCS / "docstrings.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.markdown(DOCSTRING) == RENDERED
+
+
+PAGES = [ROOT / "README.md", *DOCS.rglob("*.md"), *ROOT.glob("*/[A-Z]*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        assert "://" in target or (page.parent / target.partition("#")[0]).exists(), target

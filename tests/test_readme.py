@@ -12,7 +12,7 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", READ
 
 
 def test_examples_are_found() -> None:
-    assert README.count("```python") == len(EXAMPLES) == 4
+    assert README.count("```python") == len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
