@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit wheel fuzz clean
+# Processes that share the tests; pytest-xdist counts the CPUs.
+JOBS ?= logical
+# torchac, a peer, is compiled when it is first imported; ninja is found beside Python.
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint types unit docs wheel fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/quadrans demo --force
 
-test: lint types unit wheel
+test: lint types docs unit wheel
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -18,8 +24,13 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 # A fresh Numba cache: Numba does not notice an edit to a function that a cached one calls from another file.
+# A file's tests stay together, as they share what they compile and train.
 unit: $(VENV)/.test
-	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest
+	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
+		NUMBA_CACHE_DIR=$$cache QUADRANS_ALL_PACKAGES=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 wheel: $(VENV)/.test
 	$(BIN)/python tests/check_wheel.py
@@ -29,6 +40,13 @@ $(VENV)/bin/python:
 
 $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+# CompressAI declares numpy<2, but runs with 2: it comes without what it asks for.
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps compressai
+	$(BIN)/python -c "import torchac" >/dev/null
 	touch $@
 
 # Three parts, each for so long; the streams depend on the seed alone, those of the last part on the time too.

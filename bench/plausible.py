@@ -60,8 +60,8 @@ def fit(system: System, steps: int = FITS) -> float:
     optimizer = torch.optim.Adam(trained, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     h, w = system.positions(1, 1)
-    scales = {name: _scales(len(side.prior.medians)) for name, side in sides.items()}
-    own = _scales(system.m)
+    scales = {name: channel_scales(len(side.prior.medians)) for name, side in sides.items()}
+    own = channel_scales(system.m)
     for _ in range(steps):
         noise = {
             name: scales[name] * torch.randn(1, len(scales[name]), *side.size(h, w))
@@ -84,7 +84,7 @@ def fit(system: System, steps: int = FITS) -> float:
     return float(rate.detach())
 
 
-def _scales(channels: int) -> torch.Tensor:
+def channel_scales(channels: int) -> torch.Tensor:
     """(channels, 1, 1), log-normal."""
     drawn = np.random.default_rng(channels).standard_normal(channels)
     clipped = np.clip(np.exp(log_mean(RATE) + drawn), *SCALE_LIMITS)
@@ -129,7 +129,9 @@ def draw(codec: ImageCodec, width: int, height: int, order: str | None = None) -
     sides = {}
     for name, side in codec.system.sides().items():
         channels = len(side.prior.medians)
-        noise = _scales(channels).numpy().reshape(-1) * rng.standard_normal((*side.size(h, w), channels))
+        noise = channel_scales(channels).numpy().reshape(-1) * rng.standard_normal(
+            (*side.size(h, w), channels)
+        )
         sides[name] = np.rint(noise).astype(np.int32)
     rounded = {name: z.astype(np.float32) + codec.medians[name] for name, z in sides.items()}
     parts = codec.cpu.parts

@@ -200,5 +200,5 @@ class ParallelEntropy(EntropyModel):
 
 def with_zero_means(channels: int) -> kernels.Layer:
     """From scales to (scales, zeros)."""
-    nothing = torch.zeros(channels, 1, 1, 1).numpy()
+    nothing = torch.zeros(channels, 1, 1, 1, dtype=torch.float32, device="cpu").numpy()
     return kernels.Concat([kernels.Sequential(), kernels.DepthwiseConv2d(nothing, nothing.reshape(-1))])

@@ -50,15 +50,19 @@ def lowers(kind: type[nn.Module], axis: int | None) -> Callable[[LoweringT], Low
     return register
 
 
-def lower(module: nn.Module, path: str = "") -> Layer:
+def lower(module: nn.Module, path: str = "", axis: int | None = None) -> Layer:
     """The exact equivalent of a module, on channels-last arrays.
 
     It is called with the module's inputs in its own axes replaced by (N, H, W, C). path: the module's name,
-    for errors. Raises TypeError naming a module that can't be lowered: of an unknown class, with hooks,
-    parametrizations, dropout in training, or weights that aren't exact in float32; ValueError naming one
-    whose weights aren't finite.
+    for errors. axis: where channels are in what the module is to be called with, as in `lowers`; None for
+    where it wants them. Raises TypeError naming a module that can't be lowered: of an unknown class, with
+    hooks, parametrizations, dropout in training, weights that aren't exact in float32, or channels in another
+    axis; ValueError naming one whose weights aren't finite.
     """
-    return _lower(module, path)[0]
+    layer, own = _lower(module, path)
+    if None not in (axis, own) and axis != own:
+        raise refused(module, path, f"has its channels in axis {own}, its inputs in axis {axis}")
+    return layer
 
 
 def lower_part(module: nn.Module, path: str, name: str) -> Layer:

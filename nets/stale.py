@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..entropy._compiled import import_compiled
 
-Stamped = nn.Module | Mapping[str, nn.Module | Tensor]
-"""What a stamp looks at: parameters and buffers of modules, and tensors, by name."""
+Stamped = nn.Module | Mapping[str, nn.Module | Tensor | str]
+"""What a stamp looks at, by name: tensors, descriptions, and modules, which are both of their own."""
 
 _NAMED = 3
-"""Tensors that an error names."""
+"""Differences that an error names."""
 
 
 class StaleWeights(ValueError):
@@ -37,40 +37,52 @@ class _Seen(NamedTuple):
 class Stamp:
     """What tensors hold now; `check` tells whether they still do.
 
-    source: a module, or modules and tensors by name. What counts are names, shapes and values, and not where
-    a tensor lies: `.to()`, and loading equal weights, are no change. Every check reads all values, since what
-    writes to `.data` leaves no trace: 20 MB take some 2 ms. mend: what the error advises, a clause. A copy or
-    pickle of a stamp looks at the copy of its source.
+    source: a module, or modules, tensors and descriptions by name. What counts are names, shapes and values,
+    and not where a tensor lies: `.to()`, and loading equal weights, are no change. Of modules their classes
+    and what `describe` says count, too. Every check reads all values, since what writes to `.data` leaves no
+    trace: 20 MB take some 2 ms. mend: what the error advises, a clause. A copy or pickle of a stamp looks at
+    the copy of its source.
     """
 
     def __init__(self, source: Stamped, mend: str) -> None:
         self.source, self.mend = source, mend
-        self._seen = {name: _look(tensor) for name, tensor in self._tensors()}
+        self._seen = {name: _look(one) for name, one in self._looked_at()}
 
     def check(self) -> None:
         """Raise StaleWeights, naming the tensors and what mends it, unless all hold what they held."""
-        now = dict(self._tensors())
+        now = dict(self._looked_at())
         wrong = [f"{name} is missing" for name in self._seen if name not in now]
-        for name, tensor in now.items():
-            reason = _difference(self._seen[name], tensor) if name in self._seen else "is new"
+        for name, one in now.items():
+            reason = _difference(self._seen[name], one) if name in self._seen else "is new"
             if reason:
-                wrong.append(f"{name} {reason}")
+                wrong.append(f"{name or 'it'} {reason}")
         if wrong:
             more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
             raise StaleWeights(f"weights changed since: {', '.join(wrong[:_NAMED])}{more}; {self.mend}")
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _looked_at(self) -> Iterator[tuple[str, Tensor | str]]:
         source = {"": self.source} if isinstance(self.source, nn.Module) else self.source
         for name, one in source.items():
-            if isinstance(one, Tensor):
+            if not isinstance(one, nn.Module):
                 yield name, one
                 continue
+            for path, module in one.named_modules(prefix=name, remove_duplicate=False):
+                yield path, describe(module)
             yield from one.named_parameters(name)
             yield from one.named_buffers(name)
 
 
-def _difference(seen: _Seen, tensor: Tensor) -> str:
-    """In what a tensor differs from what was seen, or nothing."""
+def describe(module: nn.Module) -> str:
+    """What it does with its weights, as far as it says so: its class, `extra_repr`, and hooks if any."""
+    said = f"{type(module).__qualname__}({module.extra_repr()})"
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return f"{said} with hooks or another forward" if hooked else said
+
+
+def _difference(seen: _Seen | str, tensor: Tensor | str) -> str:
+    """In what a tensor or description differs from what was seen, or nothing."""
+    if isinstance(seen, str) or isinstance(tensor, str):
+        return "" if tensor == seen else f"is {_named(tensor)}, not {_named(seen)}"
     if tuple(tensor.shape) != seen.shape:
         return f"has the shape {tuple(tensor.shape)}, not {seen.shape}"
     if tensor.dtype != seen.dtype:
@@ -83,7 +95,13 @@ def _difference(seen: _Seen, tensor: Tensor) -> str:
     return "" if same else "has other values"
 
 
-def _look(tensor: Tensor) -> _Seen:
+def _named(one: object) -> str:
+    return one if isinstance(one, str) else "a tensor"
+
+
+def _look(tensor: Tensor | str) -> _Seen | str:
+    if isinstance(tensor, str):
+        return tensor
     in_order = _in_order(tensor)
     in_memory = in_order if tensor.is_contiguous() or not _is_dense(tensor) else _in_memory(tensor)
     return _Seen(tuple(tensor.shape), tensor.dtype, tensor.stride(), in_memory, in_order)

@@ -31,6 +31,9 @@ table = entropy.gaussian_table()
 indexes = rng.integers(0, 64, (31, 17))
 symbols = rng.integers(-9, 9, indexes.shape)
 assert (entropy.decode(entropy.encode(symbols, indexes, table), indexes, table) == symbols).all()
+from quadrans.entropy import torchac
+cdf, symbols = np.sort(rng.random((31, 17, 20), np.float32)), (symbols + 9).astype(np.int16)
+assert (torchac.decode_float_cdf(cdf, torchac.encode_float_cdf(cdf, symbols)) == symbols).all()
 assert len(kernels.wavefront(32, 48, kernels.causal_mask(5))) == 141
 from quadrans.kernels.cuda._source import source
 assert '#include "' not in source("serial.cu")
@@ -39,6 +42,21 @@ assert "torch" not in sys.modules
 
 USE_CODEC = """
 import numpy as np
+import torch
+from quadrans.nets import EntropyBackend
+from quadrans.nets.adapters import torchac
+from quadrans.nets.adapters.compressai import ans, installed
+
+cdf, symbols = torch.rand(2, 3, 5).sort().values, torch.zeros(2, 3, dtype=torch.int16)
+assert torch.equal(torchac.decode_float_cdf(cdf, torchac.encode_float_cdf(cdf, symbols)), symbols)
+with installed():
+    rows = [0, 1], [1, 1], [[0, 40000, 65535, 65536]] * 2, [4, 4], [-1, 0]
+    stream = ans.RansEncoder().encode_with_indexes(*rows)
+    assert ans.RansDecoder().decode_with_indexes(stream, *rows[1:]) == rows[0]
+y, mean, scale = torch.randn(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), torch.ones(2, 3, 4, 5)
+backend = EntropyBackend()
+assert torch.equal(backend.decompress(backend.compress(y, mean, scale), mean, scale), y.round())
+
 from PIL import Image
 from quadrans.nets.codec import ImageCodec
 from quadrans.nets.container import Container

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,36 @@ from hypothesis import HealthCheck, settings
 # The tests' tensors are tiny: more threads would only wait for each other. Subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Processes that write to one cache at a time can file a function's code under another of its signatures.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cache = os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent.parent / ".pytest_cache" / "numba"
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(cache) / worker)
+
 settings.register_profile(
     "quadrans", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("quadrans")
+
+
+def _no_package_is_missing(
+    report: pytest.TestReport | pytest.CollectReport,
+) -> pytest.TestReport | pytest.CollectReport:
+    """The report; where all packages should be installed, what is skipped for lack of one has failed."""
+    if report.skipped and os.environ.get("QUADRANS_ALL_PACKAGES") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if "not installed" in reason or "could not import" in reason:
+            report.outcome, report.longrepr = "failed", f"QUADRANS_ALL_PACKAGES is set, but: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _no_package_is_missing((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _no_package_is_missing((yield))
 
 
 @pytest.fixture(scope="session")

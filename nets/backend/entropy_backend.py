@@ -200,7 +200,7 @@ class EntropyBackend:
         A stream takes this, rounded up, its head, checksums and some bytes that the coder's lanes need. As
         `compress`.
         """
-        return torch.tensor(self._each("bits", y, given), dtype=torch.float64)
+        return torch.tensor(self._each("bits", y, given), dtype=torch.float64, device="cpu")
 
     def _each(self, what: str, y: Tensor, given: tuple[Tensor, ...]) -> list[Any]:
         """What a method of the coder gives for each image."""

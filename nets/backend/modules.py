@@ -23,6 +23,8 @@ from .tables import RESIDUAL, rule
 _PLANE = "features"
 _KERNEL = 5
 """Of the mask that orders follow where there is no context convolution."""
+_AXIS = 1
+"""Of channels."""
 ORDERS = ("parallel", "wavefront", "raster", "checkerboard")
 
 OrderFunction = Callable[[int, int], Order]
@@ -66,6 +68,9 @@ def check_context(context: Any) -> None:
     padding = context.padding
     kept = padding == "same" or tuple(padding) == tuple(size // 2 for size in context.kernel_size)
     plain = (context.stride, context.dilation, context.groups) == ((1, 1), (1, 1), 1)
+    if context._forward_hooks or context._forward_pre_hooks:
+        # Old weight and spectral norm, pruning: the weight isn't what the next call will make it.
+        raise TypeError(f"context {context} has hooks, which nobody runs: its weight is used by itself")
     if len(sizes) != 1 or not min(sizes) % 2 or not kept or not plain or context.padding_mode != "zeros":
         raise ValueError(
             f"context must be an odd k x k convolution of stride 1 with k // 2 zeros around, not {context}"
@@ -137,7 +142,7 @@ class ModulesRecipe:
 
     def build(self) -> ExactCoder:
         """Raises TypeError for a module that has no exact counterpart, ValueError for what doesn't fit."""
-        hyper = None if self.hyper is None else lower(self.hyper, "hyper")
+        hyper = None if self.hyper is None else lower(self.hyper, "hyper", _AXIS)
         model: kernels.ContextModel | kernels.StepModel
         if self.context is not None:
             model, features = self._context_model(self.context), hyper
@@ -162,7 +167,7 @@ class ModulesRecipe:
         layers = [hyper] if hyper is not None else []
         if self.parameters is not None:
             assert isinstance(self.parameters, nn.Module)
-            layers.append(lower(self.parameters, "parameters"))
+            layers.append(lower(self.parameters, "parameters", _AXIS))
         return kernels.Sequential(layers)
 
     def _parallel_model(self, whole: Layer) -> kernels.StepModel:
@@ -176,13 +181,13 @@ class ModulesRecipe:
 
     def _context_model(self, context: nn.Conv2d) -> kernels.ContextModel:
         assert isinstance(self.parameters, nn.Module)
-        head = scales_first(lower(self.parameters, "parameters"), context.in_channels)
+        head = scales_first(lower(self.parameters, "parameters", _AXIS), context.in_channels)
         return kernels.ContextModel(array(context.weight), bias_array(context), head, self._rule)
 
     def _step_model(self, modules: tuple[nn.Module, ...], hyper: Layer | None) -> kernels.StepModel:
         if self.channels is None:
             raise ValueError("a module for each step needs channels=, how many the latent has")
-        lowered = [lower(one, f"parameters.{i}") for i, one in enumerate(modules)]
+        lowered = [lower(one, f"parameters.{i}", _AXIS) for i, one in enumerate(modules)]
         given = None if hyper is None else hyper.channels(hyper.inputs)
         if given is None:
             inputs = next((layer.inputs for layer in lowered if layer.inputs is not None), None)

@@ -33,6 +33,8 @@ def without_head(data: bytes | bytearray | memoryview, mode: int, fingerprint: i
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"a stream must be bytes, bytearray or memoryview, not {type(data).__name__}")
+    # The items of a memoryview need be neither bytes nor neighbors.
+    data = bytes(data)
     if len(data) < _HEAD.size:
         raise CorruptStream(f"a stream of {len(data)} bytes, the head alone has {_HEAD.size}")
     first, found = _HEAD.unpack_from(data)

@@ -108,3 +108,28 @@ def bench_systems(
 
         wrong = run_benchmark(system or [], table or [], size, threads, runs, json, record, force, wide())
     fail_if_any(failed, wrong)
+
+
+@bench.command("adapters")
+def bench_adapters(
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", "-t", help="Names or patterns, such as 'torchac*'; all by default."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of the image, 768x512, instead of each table's own.")
+    ] = None,
+    channels: Annotated[str, typer.Option(help="N,M of the models.")] = "192,192",
+    symbols: Annotated[int, typer.Option(help="Symbols of torchac's tables.")] = 491_520,
+    runs: Annotated[int, typer.Option(help="Runs whose median is taken.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="File to write all rows to.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write bench/results/adapters-CPU.json.")] = False,
+    force: Force = False,
+) -> None:
+    """Measure CompressAI and torchac as they are and through our adapters, and EntropyBackend."""
+    wrong: list[str] = []
+    with reported() as failed:
+        from .bench.adapters import run_benchmark
+
+        wrong = run_benchmark(table or [], size, channels, symbols, runs, json, record, force, wide())
+    fail_if_any(failed, wrong)

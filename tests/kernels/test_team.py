@@ -31,12 +31,15 @@ def test_an_interrupt_as_the_caller_joins_in() -> None:
             sys.setprofile(None)
             os.kill(os.getpid(), signal.SIGINT)
 
+    # Where tests run in the background, the signal may be ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setprofile(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
             _team.together(2, work)
     finally:
         sys.setprofile(None)
+        signal.signal(signal.SIGINT, before)
     for _ in range(1000):
         if not _members():
             break

@@ -29,6 +29,8 @@ from compressai.models.google import (
 )
 from torch import Tensor, nn
 
+from ...stale import describe
+
 SCALES_MEANS = ("scales", "means")
 
 
@@ -106,14 +108,15 @@ def _codec_anatomy(codec: Any) -> Anatomy:
     return Anatomy(f"{hyper}.entropy_bottleneck", f"{hyper}.h_a", h_s=f"{hyper}.h_s", codec=path)
 
 
-def watched(model: nn.Module, found: Anatomy) -> dict[str, Tensor]:
-    """By name, all tensors that decide distributions, as they are now.
+def watched(model: nn.Module, found: Anatomy) -> dict[str, Tensor | str]:
+    """By name, all tensors that decide distributions, as they are now, and descriptions of their modules.
 
     Of a masked convolution only what its mask leaves, since CompressAI's own `forward` writes the rest.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | str] = {}
     for path in found.exact:
-        for name, module in model.get_submodule(path).named_modules(prefix=path):
+        for name, module in model.get_submodule(path).named_modules(prefix=path, remove_duplicate=False):
+            tensors[name] = describe(module)
             own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
             if isinstance(module, MaskedConv2d):
                 # Adding zero makes one of what is masked, whatever its sign was.

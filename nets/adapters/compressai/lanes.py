@@ -166,7 +166,7 @@ class _Side:
             stream = entropy.encode(symbols, rows, self._table, threads=self._threads)
             strings.append(stream_head.with_head(EXACT, fingerprint, stream))
             images.append(values)
-        return strings, stack(images, torch.empty(0))
+        return strings, stack(images, self._medians)
 
     def decode(self, strings: Sequence[bytes], size: tuple[int, int]) -> Tensor:
         """Integers (B, C, h, w), float32. Raises CorruptStream, TableMismatch."""
@@ -179,7 +179,7 @@ class _Side:
             if largest > LARGEST:
                 raise CorruptStream(f"an integer of up to {largest}, more than {LARGEST}")
             images.append(symbols.astype(np.float32).transpose(2, 0, 1))
-        return stack(images, torch.empty(0))
+        return stack(images, self._medians)
 
     def values(self, integers: Tensor) -> Tensor:
         """The rounded latent."""

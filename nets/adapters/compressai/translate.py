@@ -43,6 +43,8 @@ class Translation:
     """Of the table's rows."""
 
 
+_AXIS = 1
+"""Of channels."""
 _CHANDELIER = ("compressai.models.sensetime", "Elic2022Chandelier._monkey_patch.<locals>.merge_y")
 
 
@@ -56,7 +58,7 @@ def translate(model: Any, found: Anatomy) -> Translation:
     assert found.h_s is not None
     z = medians(model.get_submodule(found.bottleneck))
     shifted = kernels.DepthwiseConv2d(np.ones((len(z), 1, 1, 1), np.float32), z)
-    h_s = lower(model.get_submodule(found.h_s), found.h_s)
+    h_s = lower(model.get_submodule(found.h_s), found.h_s, _AXIS)
     hyper = blocks.Sequential([shifted, h_s])
     depth = _channels(hyper, len(z), found.h_s)
     if found.codec:
@@ -125,7 +127,7 @@ def _parallel(
 def _gaussian(codec: GaussianConditionalLatentCodec, path: str, depth: int) -> _OfY:
     chunks, conditionals = _conditional(codec, path)
     name = f"{path}.entropy_parameters"
-    own = lower(codec.entropy_parameters, name)
+    own = lower(codec.entropy_parameters, name, _AXIS)
     return _parallel(_channels(own, depth, name), chunks, conditionals, [own])
 
 
@@ -180,7 +182,7 @@ def _groups(codec: ChannelGroupsLatentCodec, path: str, depth: int) -> _OfY:
     channel = [codec.channel_context[f"y{k}"] for k in range(1, count)]
     for k, network in enumerate(channel, 1):
         # Refused under its own name.
-        lower(network, f"{path}.channel_context.y{k}")
+        lower(network, f"{path}.channel_context.y{k}", _AXIS)
     model = GroupEntropy(spatial, heads, channel, depth, sees.pop()[1], _reads(codec, path))
     return _OfY(model, conditionals)
 
@@ -242,7 +244,7 @@ def _head(m: int, chunks: tuple[str, ...], modules: Mapping[str, nn.Module]) -> 
     leaves: list[nn.Module] = []
     for path, module in modules.items():
         # CompressAI runs them on half of the positions at a time, or on a single one.
-        if not lower(module, path).pointwise:
+        if not lower(module, path, _AXIS).pointwise:
             raise unknown(module, path, "isn't pointwise: it reads more than one position")
         leaves += _leaves(module)
     return nn.Sequential(*leaves, *([] if chunks == SCALES_MEANS else [ScalesMeans(chunks, m)]))
