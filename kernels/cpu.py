@@ -116,7 +116,8 @@ def _step(
     return rows, cols, bool(positions[2])
 
 
-_PROBES = np.array([2**-126, 2**-149, 0.5, 1, 3 * 2**-25, 2**-25], np.float32)
+# 2^-126, 2^-149, 0.5, 1, 3 * 2^-25, 2^-25: as bits, since this may be imported where subnormals are flushed.
+_PROBES = np.array([0x800000, 1, 0x3F000000, 0x3F800000, 0x33C00000, 0x33000000], np.uint32).view(np.float32)
 
 
 @njit(nogil=True, cache=True)

@@ -52,8 +52,12 @@ class Step:
 
     def elements(self, channels: int) -> tuple[IntArray, IntArray, IntArray]:
         """The index with which a latent (H, W, channels) gives the step's elements, (n, width)."""
-        span = np.arange(channels if self.width is None else self.width)
-        return self.rows[:, None], self.cols[:, None], self.first[:, None] + span
+        rows, cols, first, width = self.block(channels)
+        return rows[:, None], cols[:, None], first[:, None] + np.arange(width)
+
+    def block(self, channels: int) -> tuple[IntArray, IntArray, IntArray, int]:
+        """(rows, cols, first channel, (n,) each, width): the step's channels of a latent (H, W, channels)."""
+        return self.rows, self.cols, self.first, channels if self.width is None else self.width
 
 
 @dataclass(frozen=True, eq=False)
