@@ -9,12 +9,12 @@ JOBS ?= logical
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint types unit docs wheel fuzz clean
+.PHONY: demo test lint types unit compressai-tests docs wheel wheels fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/quadrans demo --force
 
-test: lint types docs unit wheel
+test: lint types docs unit compressai-tests wheel
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -29,11 +29,19 @@ unit: $(VENV)/.test
 	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
 		NUMBA_CACHE_DIR=$$cache QUADRANS_ALL_PACKAGES=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
+# CompressAI's own tests of its coder, as it is and with ours in its place; pip fetches them.
+compressai-tests: $(VENV)/.test
+	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; NUMBA_CACHE_DIR=$$cache $(BIN)/python tests/run_compressai_tests.py
+
 docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
 wheel: $(VENV)/.test
 	$(BIN)/python tests/check_wheel.py
+
+# That pip finds wheels of everything, for each Python: gigabytes are fetched, so it isn't a part of `test`.
+wheels: $(VENV)/.test
+	$(BIN)/python tests/check_wheels.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

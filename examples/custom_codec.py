@@ -1,4 +1,4 @@
-"""A codec of one's own: 40 lines of torch, and quadrans' `EntropyBackend` for the bytes.
+"""A codec of one's own: a model of 30 lines of torch, and as many around quadrans' `EntropyBackend`.
 
 A hyper-prior with a checkerboard context (He et al., CVPR 2021): half of the latent is coded from the
 hyper-prior alone, and then the other half, which also sees its neighbors. Hyper-synthesis, context and head

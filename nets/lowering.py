@@ -74,8 +74,9 @@ def lower_part(module: nn.Module, path: str, name: str) -> Layer:
 
 
 def refused(module: nn.Module, path: str, reason: str) -> TypeError:
-    """The error for a module that has no exact counterpart."""
-    return TypeError(f"layer {path or 'itself'} ({module}) {reason}")
+    """The error for a module that can't be run, in one line: of what holds others its class alone."""
+    shown = module if next(module.children(), None) is None else type(module).__name__
+    return TypeError(f"layer {path or 'itself'} ({shown}) {reason}")
 
 
 def _lower(module: nn.Module, path: str) -> tuple[Layer, int | None]:

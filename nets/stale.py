@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..entropy._compiled import import_compiled
@@ -74,7 +76,9 @@ class Stamp:
 
 def describe(module: nn.Module) -> str:
     """What it does with its weights, as far as it says so: its class, `extra_repr`, and hooks if any."""
-    said = f"{type(module).__qualname__}({module.extra_repr()})"
+    # What lists of tensors say is where these lie.
+    silent = isinstance(module, nn.ParameterList | nn.ParameterDict)
+    said = f"{type(module).__qualname__}({'' if silent else module.extra_repr()})"
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return f"{said} with hooks or another forward" if hooked else said
 
@@ -109,6 +113,8 @@ def _look(tensor: Tensor | str) -> _Seen | str:
 
 def _is_dense(tensor: Tensor) -> bool:
     """Whether its elements fill a stretch of memory, whatever their sequence there: channels-last, too."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != expected:
@@ -131,12 +137,20 @@ def _digest(flat: Tensor) -> int:
     """Of the bytes of a 1-D tensor without gaps, on any device."""
     data = flat.cpu().view(torch.uint8).numpy()
     whole = data.size & ~7
-    tail = np.zeros(8, np.uint8)
-    tail[: data.size - whole] = data[whole:]
-    state = np.uint64(data.size)
-    loops: Any = import_compiled("._digest", __package__)
-    for words in (data[:whole], tail):
-        # Of a tensor inside another's storage the bytes may lie at any address.
-        aligned = words if words.ctypes.data % 8 == 0 else words.copy()
-        state = np.uint64(loops.digest(aligned.view(np.uint64), loops.KEY, state))
+    state = _chained(data[:whole], np.uint64(data.size))
+    if whole < data.size:
+        tail = np.zeros(8, np.uint8)
+        tail[: data.size - whole] = data[whole:]
+        state = _chained(tail, state)
     return int(state)
+
+
+def _chained(words: NDArray[np.uint8], state: np.uint64) -> np.uint64:
+    # Of a tensor inside another's storage the bytes may lie at any address.
+    aligned = words if words.ctypes.data % 8 == 0 else words.copy()
+    return np.uint64(_loops().digest(aligned.view(np.uint64), _loops().KEY, state))
+
+
+@cache
+def _loops() -> Any:
+    return import_compiled("._digest", __package__)

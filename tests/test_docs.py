@@ -61,6 +61,48 @@ def test_times_by_order_are_the_record() -> None:
     assert table == expected
 
 
+def test_times_of_coders_are_those_of_the_readme() -> None:
+    """No record has them; `quadrans bench coder` prints them."""
+    pages = [(ROOT / "README.md").read_text(), (DOCS / "choosing.md").read_text()]
+    rows = [
+        re.findall(r"^\| ([^|]+) \| ([*\d.]+)[^|]* \| ([*\d.]+)[^|]* \| (\S+ %)", page, re.M)
+        for page in pages
+    ]
+    ours, here = ({row[0]: row[1:] for row in found} for found in rows)
+    mixtures = {name for name in here if "mixture" in name}
+    assert len(here) == 5
+    assert {name: here[name] for name in here.keys() - mixtures}.items() <= ours.items()
+    (mixture,) = (here[name] for name in mixtures)
+    row = re.search(r"^\| mixture of 3 .*entropy.mixture` \| (\S+) \| (\S+) \|$", pages[0], re.M)
+    peers = re.search(r"^\| the same: constriction / .* \| (\d+) / .* \| (\d+) / .* \|$", pages[0], re.M)
+    assert row
+    assert peers
+    assert mixture[:2] == row.groups()
+    assert "constriction takes {} ms to encode and {} to decode the same".format(*peers.groups()) in pages[1]
+
+
+def test_times_of_adapters_are_the_record() -> None:
+    page = (DOCS / "choosing.md").read_text()
+    block = page.partition("<!-- figures of `quadrans bench adapters` -->")[2].partition(
+        "<!-- end of figures"
+    )[0]
+    table = re.findall(r"^\| ([^|]+) \| ([\d.,]+) \| ([\d.,]+) \| ([\d,]+) \|$", block, re.M)
+    rows = json.loads((ROOT / "bench" / "results" / "adapters-rocketlake.json").read_text())["rows"]
+    assert table == [
+        (row["way"], _number(row["encode_ms"]), _number(row["decode_ms"]), f"{row['bytes']:,}")
+        for row in rows
+    ]
+    said = dict(re.findall(r"With (\w+), (\S+ times as fast to encode and \S+ to\sdecode)", page))
+    for what, name in (("floats", "torchac-float"), ("integers", "torchac-int16")):
+        theirs, ours = (row for row in rows if row["table"] == name)
+        encode, decode = (theirs[f"{kind}_ms"] / ours[f"{kind}_ms"] for kind in ("encode", "decode"))
+        assert said[what] == f"{encode:.1f} times as fast to encode and {decode:.1f} to decode"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
 DOCSTRING = """First line, of 2**8 cells[i] <= n.
 
     code(**kwargs)

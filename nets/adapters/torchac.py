@@ -76,7 +76,7 @@ def _integers(cdf: Tensor, needs_normalization: bool) -> NDArray[np.int16]:
     """All of a bfloat16 CDF as torchac converts it, for NumPy has no such type."""
     columns = cdf.shape[-1] if cdf.ndim else 0
     slope = int(bool(needs_normalization))
-    factor = torch.tensor(65536.0 - slope * (columns - 1))
+    factor = torch.tensor(65536.0 - slope * (columns - 1), dtype=torch.float32, device="cpu")
     scaled = _array(cdf.mul(factor).round().float(), "CDF")
     if not np.isfinite(scaled).all():
         raise ValueError("cdf_float holds values that are not finite")

@@ -11,24 +11,6 @@ import numpy as np
 from numba import njit
 
 MEAN_LIMIT, LATENT_LIMIT = np.float32(1 << 20), np.float32(1 << 24)
-# Sign, exponent and 4 bits of a binary32 number: neighbors in the same bucket differ by 1/16 at most.
-BUCKET_SHIFT = np.uint32(19)
-
-
-@njit(nogil=True, cache=True)
-def count_below(scale, padded, starts, depth, indexes):
-    """indexes[i] = how many of the thresholds lie below scale[i].
-
-    padded: the thresholds, ascending, and +inf. starts: by bucket, how many lie below all numbers of it; no
-    bucket has more than `depth`. REQUIRES: scales are finite.
-    """
-    buckets = scale.view(np.uint32)
-    for i in range(scale.size):
-        index = starts[buckets[i] >> BUCKET_SHIFT]
-        # No branch on data: the first step nearly always decides, and one way as often as the other.
-        for _ in range(depth):
-            index += np.int32(scale[i] > padded[np.uint32(index)])
-        indexes[i] = index
 
 
 @njit(nogil=True, cache=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -18,17 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ... import entropy
-from ...entropy import CdfTable, CorruptStream, rans64
+from ...entropy import CdfTable, CorruptStream
 from . import stream as head
 from .floats import FloatParameters
 from .latent import StepElements, SteppedLatent, check_limit, too_large
-from .modules import OrderFunction, is_parallel
+from .modules import OrderFunction, check_eval, is_parallel
 from .orders import Orders
 from .quantize import Int32Array, Quantizer
 from .tables import INTEGER, rule
 from .tensors import FloatArray, check_same_shape, planes
 
-CODERS: dict[str, ModuleType] = {"entropy": entropy, "rans64": rans64}
 _VALUES = 256
 """Symbols of the check row."""
 _MOST_ROWS = 1 << 16
@@ -93,7 +91,7 @@ class Checksum:
 
 @dataclass(frozen=True)
 class CheckedRecipe:
-    """What makes a `CheckedCoder`, checked by `EntropyBackend`. coder: a name in CODERS."""
+    """What makes a `CheckedCoder`, checked by `EntropyBackend`."""
 
     parameters: Any
     order: OrderFunction
@@ -103,11 +101,11 @@ class CheckedRecipe:
     rounding: str
     table: CdfTable
     thresholds: NDArray[np.float32]
-    coder: str
     threads: int
+    mode: ClassVar[str] = "checked"
 
     def build(self) -> CheckedCoder:
-        """Raises ValueError for a table without room for checksums, or that the coder doesn't take."""
+        """Raises ValueError for a table without room for checksums."""
         return CheckedCoder(self)
 
 
@@ -117,6 +115,7 @@ class CheckedCoder:
     def __init__(self, recipe: CheckedRecipe) -> None:
         self._rounding = recipe.rounding
         self._quantizer = Quantizer(rule(recipe.rounding, recipe.thresholds))
+        self._parts = {"parameters": recipe.parameters, "hyper": recipe.hyper}
         self._parameters = FloatParameters(recipe.parameters, recipe.hyper, recipe.context)
         several = recipe.context is not None or isinstance(recipe.parameters, tuple)
         self._stepped = several or not is_parallel(recipe.order)
@@ -126,44 +125,31 @@ class CheckedCoder:
         if recipe.channels not in (None, self.channels):
             raise ValueError(f"a context of {self.channels} channels for a latent of {recipe.channels}")
         self.given = 2 if recipe.parameters is None and recipe.hyper is None else None
-        self._coder, self._checks = CODERS[recipe.coder], recipe.coder != "rans64"
-        self.mode = "checked" if self._checks else "unchecked"
-        self._table = checked_table(recipe.table) if self._checks else recipe.table
-        self._options = {"threads": recipe.threads} if self._checks else {}
-        # A coder refuses a table that it can't use.
-        self._coder.Encoder(self._table, **self._options)
+        self._table, self._threads = checked_table(recipe.table), recipe.threads
 
     def encode(self, y: Tensor, given: tuple[Tensor, ...]) -> tuple[bytes, FloatArray]:
         """(stream, y_hat (M, H, W)) of y (1, M, H, W). Raises ValueError for what doesn't fit."""
         latent = self._latent(given)
-        encoder = self._coder.Encoder(self._table, **self._options)
+        encoder = entropy.Encoder(self._table, threads=self._threads)
         checksum = Checksum(len(latent), self._rounding)
         for one, symbols in self._quantized(latent, y):
-            if self._checks:
-                check = checksum.add(one.number, one.indexes, one.offsets)
-                encoder.put(check, np.full(check.size, self._table.rows - 1, np.int32))
+            check = checksum.add(one.number, one.indexes, one.offsets)
+            encoder.put(check, self._check_rows(check))
             encoder.put(symbols, one.indexes)
-        stream: bytes = encoder.finish()
-        if self._checks:
-            stream = head.with_head(head.CHECKED, latent.fingerprint, stream)
-        return stream, latent.y_hat
+        return head.with_head(head.CHECKED, latent.fingerprint, encoder.finish()), latent.y_hat
 
     def decode(self, data: Any, given: tuple[Tensor, ...]) -> FloatArray:
         """y_hat (M, H, W). Raises CorruptStream, IndexMismatch, TableMismatch."""
+        opened = head.opened(data, head.CHECKED)
         latent = self._latent(given)
-        if self._checks:
-            data = head.without_head(data, head.CHECKED, latent.fingerprint)
-        decoder = self._coder.Decoder(data, self._table, **self._options)
+        decoder = entropy.Decoder(opened.checked(latent.fingerprint), self._table, threads=self._threads)
         checksum = Checksum(len(latent), self._rounding)
         for one in latent.steps():
-            if self._checks:
-                own = checksum.add(one.number, one.indexes, one.offsets)
-                theirs = decoder.get(np.full(own.size, self._table.rows - 1, np.int32))
-                if not np.array_equal(own, theirs):
-                    numbers = _as_number(own), _as_number(theirs)
-                    raise IndexMismatch(
-                        one.number, len(latent), one.indexes.size, latent.order.name, *numbers
-                    )
+            own = checksum.add(one.number, one.indexes, one.offsets)
+            theirs = decoder.get(self._check_rows(own))
+            if not np.array_equal(own, theirs):
+                numbers = _as_number(own), _as_number(theirs)
+                raise IndexMismatch(one.number, len(latent), one.indexes.size, latent.order.name, *numbers)
             latent.put(one, decoder.get(one.indexes), CorruptStream)
         decoder.close()
         return latent.y_hat
@@ -173,7 +159,11 @@ class CheckedCoder:
         latent = self._latent(given)
         return sum(self._table.bits(symbols, one.indexes) for one, symbols in self._quantized(latent, y))
 
+    def _check_rows(self, check: Int32Array) -> Int32Array:
+        return np.full(check.size, self._table.rows - 1, np.int32)
+
     def _latent(self, given: tuple[Tensor, ...]) -> SteppedLatent:
+        check_eval(self._parts)
         parameters = self._parameters.of(given)
         return SteppedLatent(parameters, self._orders, self._quantizer, self.channels, self._stepped)
 

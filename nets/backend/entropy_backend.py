@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ... import entropy, kernels
+from ... import kernels
 from ...entropy import CdfTable
 from ...entropy._lanes import check_threads
 from ..entropy_model import EntropyModel
 from ..stale import Stamp
 from ..system import ExactFeatures
-from .checked import CODERS, CheckedRecipe, IndexMismatch
+from .checked import CheckedRecipe, IndexMismatch
 from .exact import ExactRecipe
 from .modules import ModulesRecipe, check_context, check_parts, is_lowered, order_function
 from .tables import table_and_thresholds
@@ -32,7 +31,6 @@ from .tensors import FloatArray, check_count, check_images, stack
 class _Coder(Protocol):
     """Codes the latent of one image."""
 
-    mode: str
     channels: int | None
     given: int | None
 
@@ -45,6 +43,8 @@ class _Coder(Protocol):
 
 class _Recipe(Protocol):
     """Data that a coder is made of, again after a copy or pickle."""
+
+    mode: ClassVar[str]
 
     def build(self) -> _Coder: ...
 
@@ -71,18 +71,19 @@ class EntropyBackend:
     scales, table, thresholds: Gaussians of these scales instead of the 64 default ones, or another table, of
     a row for each scale ("integer": for each scale and 16 means, `gaussian_table(scales[:, None], ...)`);
     thresholds between the scales, by default their geometric means.
-    exact: None to lower parameters, context and hyper to exact kernels if all are modules. False: modules,
-    too, run in torch. True: nothing else than exact kernels.
-    coder: `quadrans.entropy`, or `quadrans.entropy.rans64` for the bytes of CompressAI's coder, which have no
-    room for head or checksums.
+    exact: None to lower parameters, context and hyper to exact kernels if they are modules, and to run them
+    as they are if they are functions; functions beside modules are refused. False: modules, too, run in
+    torch, where they must be in eval mode. True: nothing else than exact kernels.
     device: "cpu", or "cuda" for the exact kernels, through CuPy. threads: of the CPU's.
 
     What is promised:
-      - mode "exact": on every machine the same stream, symbols and y_hat, to the bit. Weights that change
-        after they were lowered raise `StaleWeights`.
+      - mode "exact": of the same weights and given tensors, the same stream, symbols and y_hat on every
+        machine, to the bit. If what is given to `decompress` differs from what was given to `compress`, in
+        whatever bit, or the weights do, `TableMismatch`. Weights that change after they were lowered raise
+        `StaleWeights`.
       - mode "checked": float parameters may differ between machines. The decoder has the encoder's symbols,
         or raises `IndexMismatch` naming the first step at which an index differs; y_hat differs by no more
-        than the means do. The cost is 2 bytes a step and 7 a stream. With rans64 nothing is checked.
+        than the means do. The cost is 2 bytes a step and 7 a stream.
 
     Raises TypeError for a module that can't be lowered, by name; ValueError with the numbers for what doesn't
     fit.
@@ -105,15 +106,11 @@ class EntropyBackend:
         table: CdfTable | None = None,
         thresholds: ArrayLike | None = None,
         exact: bool | None = None,
-        coder: ModuleType = entropy,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
         if context is not None:
             check_context(context)
-        named = [name for name, module in CODERS.items() if module is coder]
-        if not named:
-            raise ValueError(f"coder must be quadrans.entropy or its rans64, not {coder!r}")
         own_table, limits = table_and_thresholds(rounding, scales, table, thresholds)
         if isinstance(parameters, list | tuple | nn.ModuleList):
             parameters = tuple(parameters)
@@ -130,7 +127,7 @@ class EntropyBackend:
             "thresholds": limits,
             "threads": check_threads(threads),
         }
-        if is_lowered(exact, [parameters, context, hyper], named[0]):
+        if is_lowered(exact, {"parameters": parameters, "context": context, "hyper": hyper}):
             recipe = ModulesRecipe(device=device, **shared)
             try:
                 self._start(recipe, Stamp(recipe.modules(), "make the backend again"))
@@ -139,12 +136,12 @@ class EntropyBackend:
             return
         if device != "cpu":
             raise ValueError(f"device={device!r} is for exact kernels, and this backend has none")
-        self._start(CheckedRecipe(coder=named[0], **shared), None)
+        self._start(CheckedRecipe(**shared), None)
 
     @property
     def mode(self) -> str:
-        """What is promised: "exact" or "checked", or "unchecked" with rans64."""
-        return self._made().mode
+        """What is promised: "exact" or "checked"."""
+        return self._recipe.mode
 
     def __repr__(self) -> str:
         order = getattr(self._recipe, "order", None)
@@ -185,7 +182,8 @@ class EntropyBackend:
 
         y: finite floats on any device, float64 rounded to float32. given: what the parameters are made of,
         (B, C, H, W) floats each; functions, and modules in torch, may take any tensors of B images. Raises
-        TypeError, ValueError with the numbers for tensors that don't fit, StaleWeights.
+        TypeError, ValueError with the numbers for tensors that don't fit, TypeError for modules in torch that
+        are in training, StaleWeights.
         """
         return [stream for stream, _ in self._each("encode", y, given)]
 
@@ -220,11 +218,12 @@ class EntropyBackend:
         """y_hat (B, M, H, W) float32, on the device of the first tensor given, of B streams.
 
         given: as `compress` had it. Raises CorruptStream, TableMismatch (another table, model, order or
-        size), and as `compress`.
+        size, and in the exact mode any other bit of what is given), and as `compress`.
         """
         coder = self._ready()
-        if isinstance(streams, bytes | bytearray | memoryview | str):
-            raise TypeError(f"streams must be a sequence of bytes, one for each image, not {type(streams)}")
+        if isinstance(streams, bytes | bytearray | memoryview | str) or not isinstance(streams, Sequence):
+            kind = type(streams).__name__
+            raise TypeError(f"streams must be a list or tuple of bytes, one for each image, not {kind}")
         with torch.no_grad():
             if not len(streams):
                 raise ValueError("no streams")
@@ -247,9 +246,6 @@ class EntropyBackend:
     def _ready(self) -> _Coder:
         if self._stamp is not None:
             self._stamp.check()
-        return self._made()
-
-    def _made(self) -> _Coder:
         if self._coder is None:
             self._coder = self._recipe.build()
         return self._coder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ _LATENT = "y"
 class ExactCoder:
     """Codes the latent of one image, by the loops of `nets.exact`."""
 
-    mode = "exact"
-
     def __init__(self, exact: Exact, orders: Orders, names: tuple[str, ...]) -> None:
         """exact: of one part, "y". names: of the given tensors, as its layers read them."""
         self._exact, self._orders, self._names = exact, orders, names
@@ -40,21 +38,25 @@ class ExactCoder:
     def encode(self, y: Tensor, given: tuple[Tensor, ...]) -> tuple[bytes, FloatArray]:
         """(stream, y_hat (M, H, W), any strides) of y (1, M, H, W). ValueError for what doesn't fit."""
         values = self._latent(y)
-        features, order, fingerprint = self._prepared(given, ValueError)
+        sides = self._sides(given)
+        features, order, crc = self._prepared(sides, ValueError)
         check_same_shape("y", y, (1, self._part.model.channels, order.height, order.width))
         stream, y_hat = self._exact.encode(_LATENT, values, features, order)
+        fingerprint = stream_head.with_given(crc, list(sides.values()))
         return stream_head.with_head(stream_head.EXACT, fingerprint, stream), y_hat.transpose(2, 0, 1)
 
     def decode(self, data: Any, given: tuple[Tensor, ...]) -> FloatArray:
         """y_hat (M, H, W), any strides. Raises CorruptStream, TableMismatch."""
-        features, order, fingerprint = self._prepared(given, CorruptStream)
-        stream = stream_head.without_head(data, stream_head.EXACT, fingerprint)
+        opened = stream_head.opened(data, stream_head.EXACT)
+        sides = self._sides(given)
+        features, order, crc = self._prepared(sides, CorruptStream)
+        stream = opened.checked(stream_head.with_given(crc, list(sides.values())))
         return self._exact.decode(_LATENT, bytes(stream), features, order).transpose(2, 0, 1)
 
     def bits(self, y: Tensor, given: tuple[Tensor, ...]) -> float:
         """What the symbols of y (1, M, H, W) cost under the table, or the mixtures. Runs on the CPU."""
         part, values = self._part, self._latent(y)
-        features, order, _ = self._prepared(given, ValueError)
+        features, order, _ = self._prepared(self._sides(given), ValueError)
         check_same_shape("y", y, (1, part.model.channels, order.height, order.width))
         plane = _host(features[part.plane])
         inputs = {key: _host(features[key]) for key in part.inputs}
@@ -71,14 +73,18 @@ class ExactCoder:
         whole = getattr(quantization, "fraction_bits", 0) is not None
         return np.rint(values) if whole else values
 
-    def _prepared(
-        self, given: tuple[Tensor, ...], error: type[Exception]
-    ) -> tuple[Mapping[str, Any], kernels.Order, int]:
-        """(features, order, fingerprint) of an image."""
-        sides = {
-            name: channels_last(planes(f"given {number}", one))
+    def _sides(self, given: tuple[Tensor, ...]) -> dict[str, FloatArray]:
+        """What is given of an image, (H, W, C) each, by name. ValueError for what isn't finite."""
+        # -0 + 0 is 0: integers that were rounded are the same as those that were decoded.
+        return {
+            name: channels_last(planes(f"given {number}", one)) + np.float32(0)
             for number, (name, one) in enumerate(zip(self._names, given, strict=True))
         }
+
+    def _prepared(
+        self, sides: Mapping[str, FloatArray], error: type[Exception]
+    ) -> tuple[Mapping[str, Any], kernels.Order, int]:
+        """(features, order, what the fingerprint continues) of an image."""
         features = self._exact.features(sides, error)
         height, width = features[self._part.plane].shape[:2]
         return features, *self._orders(height, width)
@@ -105,6 +111,7 @@ class ExactRecipe:
     thresholds: ArrayLike | None
     device: str
     threads: int
+    mode: ClassVar[str] = "exact"
 
     def build(self) -> ExactCoder:
         """Raises TypeError for a module that has no exact counterpart; see `EntropyBackend.of`."""

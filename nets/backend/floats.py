@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...kernels import Order, Taps
+from .tensors import FloatArray
 
 Pair = tuple[Tensor, Tensor]
 """(mean, scale)"""
@@ -51,43 +53,65 @@ class ImageParameters:
     def __init__(self, owner: FloatParameters, features: tuple[Tensor, ...]) -> None:
         self.features, self._owner = features, owner
         self._masked: Tensor | None = None
+        self._around: Tensor | None = None
 
     def whole(self) -> Pair:
         """Of all elements at once, without a context."""
         parameters: Any = self._owner.parameters
         if parameters is not None:
-            return _pair(parameters(*self.features))
+            return _pair(_called_once(parameters, self.features))
         return _pair(self.features if len(self.features) > 1 else self.features[0])
 
-    def of_step(self, order: Order, number: int, y_hat: Tensor) -> Pair:
-        """Of a step's elements, at their places among others. y_hat: (1, M, H, W), as it is by then."""
+    def of_step(self, order: Order, number: int, y_hat: FloatArray) -> tuple[Pair, bool]:
+        """((mean, scale) of a step's elements, whether these are all there is).
+
+        If they are, (1, C, 1, n), the step's positions in sequence; else the elements are at their places
+        among others. y_hat: (M, H, W), as it is by then. REQUIRES: steps are asked for one after the other.
+        """
         parameters: Any = self._owner.parameters
         if self._owner.context is not None:
             return self._in_context(self._owner.context, order, number, y_hat)
+        # A function may keep it, or write to it.
+        own = torch.from_numpy(y_hat[None].copy()).to(self.features[0].device)
         if isinstance(parameters, tuple):
             net = parameters[_number(order, number, len(parameters))]
-            return _pair(net(torch.cat([y_hat.to(self.features[0]), *self.features], 1)))
-        return _pair(parameters(*self.features, y_hat=y_hat, step=number))
+            return _pair(net(torch.cat([own.to(self.features[0]), *self.features], 1))), False
+        return _pair(parameters(*self.features, y_hat=own, step=number)), False
 
-    def _in_context(self, conv: nn.Conv2d, order: Order, number: int, y_hat: Tensor) -> Pair:
+    def _in_context(self, conv: nn.Conv2d, order: Order, number: int, y_hat: FloatArray) -> tuple[Pair, bool]:
         parameters: Any = self._owner.parameters
-        step, (height, width) = order.steps[number], y_hat.shape[2:]
+        step, (height, width) = order.steps[number], y_hat.shape[1:]
+        for one in self.features:
+            # Windows would be cut out of larger ones, too.
+            if one.ndim != 4 or tuple(one.shape[2:]) != (height, width):
+                raise ValueError(f"features of shape {tuple(one.shape)} for a latent of {height} x {width}")
         if self._masked is None:
             mask = torch.from_numpy(_mask(order.taps, conv.kernel_size[0])).to(conv.weight)
             self._masked = conv.weight * mask
-        pad = conv.kernel_size[0] // 2
-        around = F.pad(y_hat.to(self._masked), (pad, pad, pad, pad))
+        around = self._padded(order, number, y_hat, self._masked)
         if len(step) * _FEW > height * width:
             context = self._convolved(conv, step.context, around)
-            return _pair(parameters(torch.cat([*self.features, context], 1)))
+            return _pair(parameters(torch.cat([*self.features, context], 1))), False
         # At few positions a window for each, as images, is less work than the whole planes.
-        at = torch.from_numpy(step.rows), torch.from_numpy(step.cols)
-        size = 2 * pad + 1
+        at, size = (torch.from_numpy(step.rows), torch.from_numpy(step.cols)), conv.kernel_size[0]
         windows = around[0].unfold(1, size, 1).unfold(2, size, 1)[:, at[0], at[1]].transpose(0, 1)
         context = self._convolved(conv, step.context, windows)
         here = [one[0][:, at[0], at[1]].T[:, :, None, None] for one in self.features]
-        pair = _pair(parameters(torch.cat([*here, context], 1)))
-        return _placed(pair[0], at, (height, width)), _placed(pair[1], at, (height, width))
+        mean, scale = _pair(parameters(torch.cat([*here, context], 1)))
+        return (_joined(mean), _joined(scale)), True
+
+    def _padded(self, order: Order, number: int, y_hat: FloatArray, like: Tensor) -> Tensor:
+        """(1, M, H + 2p, W + 2p): y_hat in zeros, on the device and of the type of the context's weight."""
+        pad = like.shape[2] // 2
+        if self._around is None:
+            channels, height, width = y_hat.shape
+            self._around = like.new_zeros(1, channels, height + 2 * pad, width + 2 * pad)
+        if number:
+            # Everything else is there since the calls before.
+            last = order.steps[number - 1]
+            new = torch.from_numpy(y_hat[:, last.rows, last.cols]).to(like)
+            self._around[0][:, torch.from_numpy(last.rows + pad), torch.from_numpy(last.cols + pad)] = new
+        return self._around
 
     def _convolved(self, conv: nn.Conv2d, reads: bool, around: Tensor) -> Tensor:
         """Context features; zero, without even the bias, in steps that don't read any."""
@@ -95,11 +119,34 @@ class ImageParameters:
         return context if reads else torch.zeros_like(context)
 
 
-def _placed(values: Tensor, at: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-    """(1, C, *size) with (n, C, 1, 1) values at n positions, zero elsewhere."""
-    plane = values.new_zeros(1, values.shape[1], *size)
-    plane[0][:, at[0], at[1]] = values[:, :, 0, 0].T
-    return plane
+def _joined(values: Tensor) -> Tensor:
+    """(n, C, 1, 1) as one plane (1, C, 1, n)."""
+    return values.permute(2, 1, 3, 0)
+
+
+def _called_once(parameters: Callable[..., Any], features: tuple[Tensor, ...]) -> Any:
+    """What a function of an order of one step gives. TypeError that says so if it wants y_hat or step."""
+    try:
+        return parameters(*features)
+    except TypeError as error:
+        wanted = _wanted(parameters, features)
+        if wanted:
+            raise TypeError(
+                f"parameters wants {wanted}, which the parallel order, all in one step, doesn't give: "
+                "name another order, or leave it out"
+            ) from error
+        raise
+
+
+def _wanted(parameters: Callable[..., Any], features: tuple[Tensor, ...]) -> str:
+    """Which of the arguments of a function of steps are needed, and aren't given by position."""
+    try:
+        signature = inspect.signature(parameters)
+        bound = signature.bind_partial(*features).arguments
+    except (TypeError, ValueError):
+        return ""
+    named = [signature.parameters[key] for key in ("y_hat", "step") if key in signature.parameters]
+    return " and ".join(one.name for one in named if one.default is one.empty and one.name not in bound)
 
 
 def _mask(taps: Taps, kernel: int) -> NDArray[np.bool_]:

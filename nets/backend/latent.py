@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -87,12 +86,12 @@ class SteppedLatent:
         if self._whole is not None:
             # The only step, of all positions in raster scan.
             return self._whole, slice(None), slice(None)
-        y_hat = torch.from_numpy(self.y_hat[None].copy()).to(self._parameters.features[0].device)
-        pair = self._parameters.of_step(self.order, number, y_hat)
+        pair, own = self._parameters.of_step(self.order, number, self.y_hat)
         mean, scale = self._arrays(f" of step {number}", *pair)
         channels, height, width = self.y_hat.shape
         span = np.arange(channels if step.width is None else step.width)[:, None]
-        if mean.shape[1:] != (height, width) or len(mean) not in (channels, len(span)):
+        size = (1, len(step)) if own else (height, width)
+        if mean.shape[1:] != size or len(mean) not in (channels, len(span)):
             raise ValueError(
                 f"parameters of step {number} of shape {mean.shape} for a latent {self.y_hat.shape}; "
                 f"they may have {channels} channels, or the step's {len(span)}"
@@ -100,8 +99,9 @@ class SteppedLatent:
         position = step.rows * width + step.cols
         places = ((step.first + span) * (height * width) + position).reshape(-1)
         if len(mean) == channels:
-            return (mean, scale), places, places
-        return (mean, scale), (span * (height * width) + position).reshape(-1), places
+            span = step.first + span
+        local = span * (size[0] * size[1]) + (np.arange(len(step)) if own else position)
+        return (mean, scale), local.reshape(-1), places
 
     def _arrays(self, where: str, mean: Tensor, scale: Tensor) -> tuple[FloatArray, FloatArray]:
         """(C, H, W) each. ValueError unless they are of one image, of one shape and finite."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ...entropy import CdfTable
 from ...kernels import Layer, Order
 from ..entropy_model import ParallelEntropy
 from ..exact import ExactPart
-from ..lowering import array, bias_array, lower
+from ..lowering import array, bias_array, lower, refused
 from ..system import ExactFeatures
 from .exact import ExactCoder, exact_coder
 from .tables import RESIDUAL, rule
@@ -99,18 +99,41 @@ def is_parallel(order: OrderFunction) -> bool:
     return isinstance(order, NamedOrder) and order.name == "parallel"
 
 
-def is_lowered(exact: bool | None, parts: Sequence[Any], coder: str) -> bool:
-    """Whether parts are to be lowered. TypeError, ValueError if that is asked for and can't be."""
-    flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
-    plain = [one for one in flat if one is not None and not isinstance(one, nn.Module)]
-    possible = not plain and any(one is not None for one in flat)
-    if exact and not possible:
-        what = f"a plain {type(plain[0]).__name__}" if plain else "parameters that are given"
-        raise TypeError(f"exact=True lowers modules, which {what} can't be: nothing makes it exact")
-    lowered = possible if exact is None else bool(exact)
-    if lowered and coder != "entropy":
-        raise ValueError(f"exact kernels code with quadrans.entropy, not {coder}: pass exact=False")
-    return lowered
+def is_lowered(exact: bool | None, parts: Mapping[str, Any]) -> bool:
+    """Whether parts, by name, are to be lowered.
+
+    TypeError if that is asked for and can't be, and for functions beside modules if nothing is asked for.
+    """
+    flat = dict(flattened(parts))
+    plain = {name: one for name, one in flat.items() if not isinstance(one, nn.Module)}
+    modules = [name for name in flat if name not in plain]
+    if not (modules if exact is None else exact):
+        return False
+    if plain:
+        name, one = next(iter(plain.items()))
+        what = f"{name}, a plain {type(one).__name__} ({one!r}),"
+        raise TypeError(f"{what} can't be lowered as modules are: with exact=False indexes are checked")
+    if not modules:
+        raise TypeError("exact=True lowers modules, which parameters that are given can't be")
+    return True
+
+
+def flattened(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is there, by name; of a tuple each by its number."""
+    for name, part in parts.items():
+        if isinstance(part, tuple):
+            yield from ((f"{name}.{number}", one) for number, one in enumerate(part))
+        elif part is not None:
+            yield name, part
+
+
+def check_eval(parts: Mapping[str, Any]) -> None:
+    """TypeError naming a module, of parts by name, that is in training."""
+    for name, part in flattened(parts):
+        for path, module in part.named_modules(prefix=name) if isinstance(part, nn.Module) else ():
+            if module.training:
+                reason = "is in training, where dropout and statistics of batches vary: call eval() first"
+                raise refused(module, path, reason)
 
 
 @dataclass(frozen=True)
@@ -127,18 +150,12 @@ class ModulesRecipe:
     thresholds: NDArray[np.float32]
     device: str
     threads: int
+    mode: ClassVar[str] = "exact"
 
     def modules(self) -> dict[str, nn.Module]:
         """All of them, by name."""
-        return dict(self._named())
-
-    def _named(self) -> Iterator[tuple[str, nn.Module]]:
-        if isinstance(self.parameters, tuple):
-            yield from ((f"parameters.{number}", one) for number, one in enumerate(self.parameters))
-        named = {"parameters": self.parameters, "context": self.context, "hyper": self.hyper}
-        for name, module in named.items():
-            if isinstance(module, nn.Module):
-                yield name, module
+        parts = {"parameters": self.parameters, "context": self.context, "hyper": self.hyper}
+        return dict(flattened(parts))
 
     def build(self) -> ExactCoder:
         """Raises TypeError for a module that has no exact counterpart, ValueError for what doesn't fit."""

@@ -16,7 +16,7 @@ class Orders:
     """A function (height, width) -> Order, with its latest results and their fingerprints."""
 
     def __init__(self, function: Callable[[int, int], Order], crc: int) -> None:
-        """crc: what fingerprints continue (`backend_stream.own_fingerprint`)."""
+        """crc: what fingerprints continue (`stream.own_fingerprint`)."""
         self._function, self._crc, self._lock = function, crc, Lock()
         self._kept: dict[tuple[int, int], tuple[Order, int]] = {}
 

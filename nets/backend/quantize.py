@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...entropy._compiled import import_compiled
 from ...kernels import Quantization
+from ..scale_search import ScaleSearch
 from .tensors import FloatArray
 
 Int32Array = NDArray[np.int32]
@@ -23,13 +24,12 @@ class Quantizer:
     def __init__(self, rule: Quantization) -> None:
         self._loops: Any = import_compiled("._loops", __package__)
         self._bits, self._whole = rule.bits, rule.fraction_bits is not None
-        self._padded = np.append(rule.thresholds, np.float32(np.inf))
-        self._starts, self._depth = _buckets(rule.thresholds, int(self._loops.BUCKET_SHIFT))
+        self._search = ScaleSearch(rule.thresholds)
 
     def to_indexes(self, mean: FloatArray, scale: FloatArray) -> tuple[FloatArray, Int32Array]:
         """(offsets float32, indexes int32)."""
         offsets, indexes = np.empty(mean.size, np.float32), np.empty(mean.size, np.int32)
-        self._loops.count_below(scale, self._padded, self._starts, self._depth, indexes)
+        self._search(scale, indexes)
         self._loops.to_offsets(mean, self._bits, offsets, indexes)
         return offsets, indexes
 
@@ -49,16 +49,3 @@ class Quantizer:
         """(y_hat, whether all of it and all symbols are within 2^24)."""
         y_hat = np.empty(symbols.size, np.float32)
         return y_hat, bool(self._loops.to_latent(symbols, offsets, self._whole, y_hat))
-
-
-def _buckets(thresholds: FloatArray, shift: int) -> tuple[Int32Array, int]:
-    """(by bucket of numbers with the same leading bits: how many thresholds lie below all, most in one)."""
-    first = np.arange(1 << (32 - shift), dtype=np.uint32) << np.uint32(shift)
-    last = first | np.uint32((1 << shift) - 1)
-    negative = first >= 1 << 31
-    ends = np.where(negative, last, first).view(np.float32), np.where(negative, first, last).view(np.float32)
-    low, high = (np.searchsorted(thresholds, end) for end in ends)
-    # Buckets of NaN, which no scale has.
-    low[np.isnan(ends[0])] = high[np.isnan(ends[0])] = 0
-    within = np.where(np.isnan(ends[1]), 0, high - low)
-    return low.astype(np.int32), int(within.max())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ... import kernels
 from ...entropy import CdfTable, CorruptStream, TableMismatch
 from ...kernels import Order
+from .tensors import FloatArray
 
 VERSION = 1
 CHECKED, EXACT = 0, 1
@@ -25,11 +26,35 @@ def with_head(mode: int, fingerprint: int, stream: bytes) -> bytes:
     return _HEAD.pack(VERSION << 4 | mode, fingerprint) + stream
 
 
+class Opened(NamedTuple):
+    """The parts of a stream with a head."""
+
+    fingerprint: int
+    stream: memoryview
+
+    def checked(self, fingerprint: int) -> memoryview:
+        """The stream of FORMAT.md. Raises TableMismatch, with both numbers, for another fingerprint."""
+        if self.fingerprint != fingerprint:
+            raise TableMismatch(
+                f"a stream with the fingerprint {self.fingerprint:08x}, this backend has {fingerprint:08x}: "
+                "another table, model, coding order or size of the latent, or in exact mode what is given to "
+                "the backend differs"
+            )
+        return self.stream
+
+
 def without_head(data: bytes | bytearray | memoryview, mode: int, fingerprint: int) -> memoryview:
     """The stream behind the head, if it was made as this mode and fingerprint say.
 
-    Raises TypeError for what isn't bytes, CorruptStream for other versions and modes, TableMismatch, with
-    both numbers, for another fingerprint.
+    Raises as `opened` and `Opened.checked`.
+    """
+    return opened(data, mode).checked(fingerprint)
+
+
+def opened(data: bytes | bytearray | memoryview, mode: int) -> Opened:
+    """What can be read before the fingerprint is known.
+
+    Raises TypeError for what isn't bytes, CorruptStream for other versions, TableMismatch for the other mode.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"a stream must be bytes, bytearray or memoryview, not {type(data).__name__}")
@@ -43,12 +68,7 @@ def without_head(data: bytes | bytearray | memoryview, mode: int, fingerprint: i
         raise CorruptStream(f"a stream that starts with 0x{first:02x}, not {expected}")
     if first & 15 != mode:
         raise TableMismatch(f"a stream of the {_MODES[first & 15]} mode, this backend is {_MODES[mode]}")
-    if found != fingerprint:
-        raise TableMismatch(
-            f"a stream with the fingerprint {found:08x}, this backend has {fingerprint:08x}: another table, "
-            "model, coding order or size of the latent"
-        )
-    return memoryview(data)[_HEAD.size :]
+    return Opened(found, memoryview(data)[_HEAD.size :])
 
 
 def own_fingerprint(mode: int, rounding: str, table: CdfTable | None, networks: Any) -> int:
@@ -67,14 +87,24 @@ def with_order(crc: int, order: Order) -> int:
     return _crc((*size, tuple(np.asarray(array).astype("<i8") for array in arrays)), crc)
 
 
+def with_given(crc: int, given: Sequence[FloatArray]) -> int:
+    """The fingerprint of exact streams that hang on these tensors, (H, W, C) each, in which no 0 is -0."""
+    return _crc(tuple(given), crc)
+
+
 def _made_with(value: Any) -> Iterator[tuple[str, Any]]:
     """What a dataclass is made with, by name, but for defaults: fields to come change nothing."""
     for field in fields(value):
-        own = getattr(value, field.name)
+        own = _plain(getattr(value, field.name))
         default = field.default if field.default_factory is MISSING else field.default_factory()
         usual = type(own) is type(default) and not isinstance(own, np.ndarray) and own == default
         if field.init and not usual:
             yield field.name, own
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which have another repr, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _crc(value: Any, crc: int) -> int:
@@ -91,9 +121,7 @@ def _crc(value: Any, crc: int) -> int:
     if is_dataclass(value):
         crc = crc32(f"{type(value).__name__}\n".encode(), crc)
         return _crc(tuple(_made_with(value)), crc)
-    if isinstance(value, float):
-        # A NumPy float has another repr.
-        value = float(value)
+    value = _plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return crc32(f"{value!r}\n".encode(), crc)
     raise TypeError(f"a {type(value).__name__} has no fingerprint")

@@ -184,7 +184,7 @@ def test_golden_cases_are_of_all_kinds():
     assert 50 < ascending.count(False) < 200
 
 
-needs_torchac = pytest.mark.skipif(torchac_version() is None, reason="torchac isn't installed")
+needs_torchac = pytest.mark.skipif(torchac_version() is None, reason="torchac is not installed")
 
 
 @needs_torchac

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -413,6 +414,18 @@ def test_flushed_subnormals():
     with ThreadPoolExecutor(1) as pool:
         if not pool.submit(flushed).result():
             pytest.skip("this CPU can't flush subnormals")
+
+
+def test_imported_where_subnormals_are_flushed():
+    """What is imported then is right as soon as they no longer are."""
+    code = """
+        import torch
+        torch.set_flush_denormal(True)
+        from quadrans.kernels.cpu import check_arithmetic
+        torch.set_flush_denormal(False)
+        check_arithmetic()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_ticks():

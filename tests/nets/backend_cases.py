@@ -83,7 +83,7 @@ def modules(kind: str, seed: int = 0) -> dict[str, Any]:
     widths = {"slices": [3, 5], "slices_checkerboard": [3, 3, 5, 5]}.get(kind, [M] * STEPS[kind])
     nets = [eager(nn.Conv2d(M + F, 2 * width, 3, padding=1)) for width in widths]
     # The last net's halves change places in another way than a convolution's.
-    nets[-1] = nn.Sequential(nets[-1], nn.LeakyReLU())
+    nets[-1] = nn.Sequential(nets[-1], nn.LeakyReLU()).eval()
     return {"hyper": hyper, "parameters": nets, "channels": M}
 
 

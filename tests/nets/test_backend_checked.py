@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quadrans import entropy
-from quadrans.entropy import CdfTable, CorruptStream, TableMismatch, rans64
+from quadrans.entropy import CdfTable, CorruptStream, TableMismatch
 from quadrans.entropy import reference as reference_coder
 from quadrans.kernels import reference
 from quadrans.nets import EntropyBackend, IndexMismatch
@@ -344,28 +344,6 @@ def test_copies_and_pickles(kind: str) -> None:
         assert torch.equal(other.decompress(streams, z_hat), y_hat)
 
 
-def test_rans64_makes_bytes_of_compressais_coder() -> None:
-    """No head, no checksums: what its own entropy models would write, from their own table and thresholds."""
-    y, mean, scale = plain_images((2, 4, 3, 5))
-    scales = entropy.default_scales()
-    table = entropy.gaussian_table(scales, precision=16)
-    one = EntropyBackend(table=table, thresholds=scales[:-1].astype(np.float32), coder=rans64)
-    assert one.mode == "unchecked"
-    streams = one.compress(y, mean, scale)
-    # As CompressAI's `build_indexes` and `quantize` have it.
-    indexes = torch.full(y.shape, 63)
-    for limit in scales[:-1].astype(np.float32).tolist():
-        indexes -= (scale <= limit).long()
-    symbols = (y - mean).round().int()
-    for i, stream in enumerate(streams):
-        assert stream == rans64.encode(symbols[i].reshape(-1).numpy(), indexes[i].reshape(-1).numpy(), table)
-    assert torch.equal(one.decompress(streams, mean, scale), symbols + mean)
-    with pytest.raises(CorruptStream):
-        one.decompress([streams[0], streams[1][:-4]], mean, scale)
-    with pytest.raises(ValueError, match="table of precision 14"):
-        EntropyBackend(coder=rans64)
-
-
 def test_what_a_stream_must_be() -> None:
     one = EntropyBackend()
     y, mean, scale = plain_images((1, 3, 4, 5))
@@ -405,6 +383,17 @@ def test_damage_is_found_or_harmless_to_memory(data: st.DataObject) -> None:
     except (CorruptStream, TableMismatch):
         return
     assert y_hat.shape == y.shape
+
+
+@pytest.mark.parametrize("order", ["raster", "checkerboard"])
+def test_features_of_different_sizes(order: str) -> None:
+    """Those that are larger, too, of which windows can be cut out."""
+    head, context = nn.Conv2d(3 + 2 + 5, 8, 1), nn.Conv2d(4, 5, 3, padding=1)
+    backend = EntropyBackend(head.eval(), order, context=context, exact=False)
+    y, first = torch.zeros(1, 4, 6, 8), torch.zeros(1, 3, 6, 8)
+    assert len(backend.compress(y, first, torch.zeros(1, 2, 6, 8))) == 1
+    with pytest.raises(ValueError, match=r"features of shape \(1, 2, 7, 8\) for a latent of 6 x 8"):
+        backend.compress(y, first, torch.zeros(1, 2, 7, 8))
 
 
 def test_tensors_that_dont_fit() -> None:
@@ -447,8 +436,12 @@ def test_tensors_that_dont_fit() -> None:
             {"parameters": lambda z, **_: (z, z), "order": lambda h, w: cases.SLICES(w, h), "channels": M},
             "an order of 3x2 positions for 2x3",
         ),
+        ({"parameters": Stepped()}, "parameters wants y_hat and step, which the parallel order"),
+        ({"parameters": lambda z, step: z}, "parameters wants step, which"),
+        ({"parameters": lambda z, x: z}, "missing 1 required positional argument: 'x'"),
+        ({"parameters": nn.Bilinear(1, 1, 1).eval()}, "missing 1 required positional argument: 'input2'"),
         (
-            {"parameters": [nn.Conv2d(M + 3, 16, 1)], "order": cases.SLICES},
+            {"parameters": [nn.Conv2d(M + 3, 16, 1).eval()], "order": cases.SLICES},
             "slices has 2 steps, parameters 1",
         ),
     ],
@@ -458,6 +451,38 @@ def test_functions_that_dont_fit(arguments: dict[str, Any], message: str) -> Non
     channels = 8 if arguments.get("channels") != 4 else 4
     with pytest.raises((TypeError, ValueError), match=message):
         one.compress(torch.zeros(1, channels, 2, 3), torch.zeros(1, N, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["parameters", "hyper"])
+def test_modules_in_training_are_refused(name: str) -> None:
+    """Dropout, statistics of batches, or another's own: what they give is not what the decoder's will."""
+    noisy = nn.Sequential(nn.Conv2d(N, 2 * M, 1), nn.Sequential(nn.BatchNorm2d(2 * M), nn.Dropout()))
+    one = EntropyBackend(**{name: noisy}, exact=False)
+    y, z_hat = torch.randn(2, M, 3, 5) * 4, torch.randn(2, N, 3, 5)
+    noisy.eval()
+    streams = one.compress(y, z_hat)
+    assert (one.decompress(streams, z_hat) - y).abs().max() <= 0.5
+    before = copy.deepcopy(noisy.state_dict())
+    for change, where in (
+        (noisy, rf"{name} \(Sequential\)"),
+        (noisy[1], rf"{name}\.1 \(Sequential\)"),
+        (noisy[1][1], rf"{name}\.1\.1 \(Dropout\(p=0\.5, inplace=False\)\)"),
+    ):
+        change.train()
+        calls = ((one.compress, y), (one.encode, y), (one.bits, y), (one.decompress, streams))
+        for call, first in calls:
+            with pytest.raises(TypeError, match=rf"layer {where} is in training, .* call eval\(\) first"):
+                call(first, z_hat)
+        noisy.eval()
+    assert all(torch.equal(value, before[key]) for key, value in noisy.state_dict().items())
+    assert one.compress(y, z_hat) == streams
+
+
+def test_only_the_weight_of_a_context_counts() -> None:
+    given = modules("checkerboard")
+    given["context"].train()
+    one = EntropyBackend(order="checkerboard", exact=False, **given)
+    assert one.compress(*images((4, 6))) == backend("checkerboard").compress(*images((4, 6)))
 
 
 @pytest.mark.parametrize(

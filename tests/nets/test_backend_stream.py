@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from quadrans.nets import EntropyBackend
 from quadrans.nets.backend.orders import Orders
 from quadrans.nets.backend.stream import CHECKED, own_fingerprint, with_order
 from quadrans.nets.lowering import array, bias_array
+from quadrans.nets.system import ExactFeatures
 
 PAGE = (Path(nets.__file__).parent / "CONTAINER.md").read_text().split("## Backend streams")[1]
 
@@ -59,7 +60,8 @@ def test_an_exact_fingerprint_written_out() -> None:
     """Every layer of a small model, by the page's rules."""
     context, head = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(5, 2, 1)
     one = EntropyBackend(nn.Sequential(head, nn.LeakyReLU(0.25)), "checkerboard", context=context)
-    stream = one.compress(torch.zeros(1, 1, 2, 3), torch.zeros(1, 3, 2, 3))[0]
+    features = [[[-0.0, 0, 4], [7, 0, 3]], [[0.25, 1, 5], [8, 1, 4]], [[-3, 2, 6], [9, 2, 5]]]
+    stream = one.compress(torch.zeros(1, 1, 2, 3), torch.tensor([features]))[0]
 
     def made(name: str, **values: bytes) -> bytes:
         pairs = (f"'{key}'\n".encode() + value + b"2\n" for key, value in values.items())
@@ -82,11 +84,68 @@ def test_an_exact_fingerprint_written_out() -> None:
     joined = made("Sequential", layers=listed(*layers))
     model = made("ContextModel", **weights(context), head=joined, quantization=rule)
     layer = made("ExactFeatures", layer=made("Sequential", layers=listed()), reads=listed(b"'features'\n"))
-    features = listed(listed(b"'features'\n", layer))
+    layers = [listed(b"'features'\n", layer)]
     text = b"quadrans backend 1 exact residual 2\n" + entropy.gaussian_table().to_bytes()
-    text += model + b"'features'\nNone\n" + features + b"4\n"
+    text += model + b"'features'\nNone\n" + listed(*layers) + b"4\n"
     order = written_order(order_of("checkerboard", 2, 3))
-    assert stream[1:5] == zlib.crc32(text + order).to_bytes(4, "little")
+    given = np.float32([[[0, 0.25, -3], [0, 1, 2], [4, 5, 6]], [[7, 8, 9], [0, 1, 2], [3, 4, 5]]])
+    assert stream[1:5] == zlib.crc32(text + order + listed(written(given, "<f4"))).to_bytes(4, "little")
+
+
+MADE_WITH = {
+    "Abs": "",
+    "Checkerboard": "parity layer=Sequential(layers=())",
+    "Concat": "branches",
+    "Constant": "array",
+    "ContextModel": "weight bias head quantization inputs={}",
+    "Conv2d": "weight bias=None stride=1 padding=0 mask=None",
+    "ConvTranspose2d": "weight bias=None stride=1 padding=0 output_padding=0",
+    "CrossAttention": "query keys proj heads scale=None",
+    "DepthwiseConv2d": "weight bias=None stride=1 padding=0",
+    "ExactFeatures": "layer reads=('z',) shape=None",
+    "Exp": "",
+    "GELU": "approximate='none'",
+    "Input": "name",
+    "LayerNorm": "gamma beta epsilon=1e-05",
+    "LeakyReLU": "slope=0.01",
+    "Linear": "weight bias=None",
+    "LinearAttention": "query keys values proj heads parity=None",
+    "LocalAttention": "qkv fusion heads parity proj=Sequential(layers=()) bias=None scale=None",
+    "MixtureQuantization": "components scale_min=0.11",
+    "Multiply": "first second",
+    "PixelShuffle": "factor",
+    "PixelUnshuffle": "factor",
+    "Quantization": "thresholds fraction_bits=4",
+    "ReLU": "",
+    "Residual": "body skip=Sequential(layers=())",
+    "Sequential": "layers",
+    "Sigmoid": "",
+    "Slice": "start stop",
+    "Softplus": "",
+    "Sqrt": "",
+    "StepModel": "nets channels features quantization inputs={} memory=0 before=() after=()",
+    "Tanh": "",
+    "WindowAttention": "qkv proj heads window shift=0 bias=None scale=None",
+    "WindowModel": "estimator size center channels features quantization inputs={}",
+}
+"""Part of the format, as the page says: fields with defaults may be added, and nothing else changed."""
+
+
+def test_what_layers_and_models_are_made_with() -> None:
+    public = (getattr(kernels, name) for name in kernels.__all__)
+    kinds = [one for one in public if isinstance(one, type) and is_dataclass(one)]
+    # Of these the fingerprint has arrays.
+    orders = {kernels.Order, kernels.Step, kernels.Steps, kernels.Taps}
+    found = {}
+    for kind in {*kinds, ExactFeatures} - orders:
+        made = [one for one in fields(kind) if one.init]
+        defaults = [one.default if one.default_factory is MISSING else one.default_factory() for one in made]
+        said = (
+            one.name if default is MISSING else f"{one.name}={default!r}"
+            for one, default in zip(made, defaults, strict=True)
+        )
+        found[kind.__name__] = " ".join(said)
+    assert found == MADE_WITH
 
 
 def test_what_changes_a_fingerprint() -> None:
@@ -121,10 +180,22 @@ def test_fingerprints_have_no_machine_in_them() -> None:
     expected = own_fingerprint(CHECKED, "residual", table, thresholds)
     assert own_fingerprint(CHECKED, "residual", table, thresholds.astype(">f4")) == expected
     assert own_fingerprint(CHECKED, "residual", table, np.repeat(thresholds, 2)[::2]) == expected
-    layers = [kernels.LeakyReLU(0.5), kernels.LeakyReLU(float(np.float64(0.5)))]
+    layers = [kernels.LeakyReLU(slope) for slope in (0.5, np.float64(0.5), np.float32(0.5))]
+    assert len({own_fingerprint(CHECKED, "residual", table, layer) for layer in layers}) == 1
+    layers = [kernels.LeakyReLU(slope) for slope in (0.01, np.float64(0.01))]
     assert len({own_fingerprint(CHECKED, "residual", table, layer) for layer in layers}) == 1
     with pytest.raises(TypeError, match="a set has no fingerprint"):
         own_fingerprint(CHECKED, "residual", table, {1, 2})
+
+
+def test_orders_of_numpys_numbers() -> None:
+    """Sizes may come of a shape's array, flags of a comparison."""
+    order = kernels.slices(3, 4, (2, np.int64(3)))
+    own = replace(order, height=np.int64(3), width=np.uint8(4), partial=np.bool_(order.partial))
+    assert with_order(5, own) == with_order(5, order)
+    y, mean = torch.randn(1, 5, 3, 4), torch.zeros(1, 5, 3, 4)
+    one = EntropyBackend(lambda x, **_: (x, x + 1), lambda *_: own)
+    assert (one.decompress(one.compress(y, mean), mean) - y).abs().max() <= 0.5
 
 
 def test_orders_are_kept() -> None:

@@ -78,6 +78,9 @@ def test_last_axis() -> None:
     x = torch.randn(2, 5, 3, 6)
     for one, image in ((module, x), (plain, module(x))):
         np.testing.assert_allclose(lower(one)(image.numpy()), one(image).numpy(), rtol=1e-4, atol=1e-5)
+        with pytest.raises(TypeError, match=r"(?s)layer h_s .* channels in axis -1, its inputs in axis 1"):
+            lower(one, "h_s", 1)
+    lower(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "h_s", 1)
 
 
 def test_shared_modules() -> None:

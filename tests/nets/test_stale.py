@@ -20,7 +20,9 @@ MEND = "call accelerate(model) again"
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 7, 1).half())
+    # A list's description names the types of its tensors, and where they are.
+    more = nn.ParameterList([torch.ones(3), torch.zeros(2, 2)])
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 7, 1).half(), nn.ReLU(), more)
 
 
 def edit(tensor: torch.Tensor) -> None:
@@ -50,6 +52,12 @@ def swap(tensor: torch.Tensor) -> None:
         lambda net: net[0].register_buffer("more", torch.zeros(1)),
         lambda net: net.half(),
         lambda net: net.load_state_dict({k: v * 2 for k, v in net.state_dict().items()}),
+        lambda net: net.__setitem__(3, nn.Tanh()),
+        lambda net: net.append(net[3]),
+        lambda net: setattr(net[0], "stride", (2, 2)),
+        lambda net: setattr(net[1], "eps", 1e-3),
+        lambda net: net[3].register_forward_pre_hook(lambda module, given: given),
+        lambda net: setattr(net[3], "forward", net[3].forward),
     ],
 )
 def test_changes_are_found(change) -> None:
@@ -88,6 +96,7 @@ def test_every_element_counts() -> None:
         lambda net: net.eval(),
         lambda net: net[0].weight.data.mul_(2).div_(2),
         lambda net: net.zero_grad(),
+        lambda net: net.apply(lambda module: setattr(module, "training", True)),
     ],
 )
 def test_equal_values_are_no_change(keep) -> None:
@@ -135,6 +144,15 @@ def test_copies_look_at_their_own() -> None:
             other["stamp"].check()
 
 
+def test_descriptions() -> None:
+    source = {"act": "ReLU()", "t": torch.zeros(1)}
+    stamp = Stamp(source, MEND)
+    stamp.check()
+    source |= {"act": torch.zeros(1), "t": "Tanh()"}
+    with pytest.raises(StaleWeights, match=r"act is a tensor, not ReLU\(\), t is Tanh\(\), not a tensor"):
+        stamp.check()
+
+
 def test_the_error_names_some_tensors_and_counts_the_others() -> None:
     net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
     stamp = Stamp({"g_s": net}, MEND)
@@ -148,7 +166,7 @@ def test_the_error_names_some_tensors_and_counts_the_others() -> None:
     )
 
 
-@given(st.integers(0, 5000), st.integers(0, 2**64 - 1), st.data())
+@given(st.integers(0, 10000), st.integers(0, 2**64 - 1), st.data())
 def test_digest_is_what_its_docstring_says(count: int, state: int, data: st.DataObject) -> None:
     words = np.random.default_rng(count).integers(0, 1 << 64, count, np.uint64)
     expected, mask = state, (1 << 64) - 1

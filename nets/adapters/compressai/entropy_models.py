@@ -3,7 +3,7 @@
     restore = override(model)        # compress, decompress and build_indexes of its entropy models are ours
     restore()
 
-What is put in place are attributes of the modules, so that copies and pickles of the model have their own.
+What is put in place are attributes of the modules: deep copies and pickles of the model have their own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ....entropy import CdfTable, rans64
-from ....entropy._rans64_rows import Rows
 from . import serial
 from .quantization import quantized, to_numpy
 from .tables import bottleneck_table, conditional_table, scale_indexes
+
+MIXTURE_ABS_MAX = 32767
+"""Of the symbols of a mixture: each within it has a frequency of 1 or more, of 65535 in all."""
+MIXTURE_VALUES = 1 << 28
+"""Cumulative frequencies that are made at a time, 4 bytes each and several times that on the way."""
 
 
 class Override:
@@ -156,10 +160,13 @@ def build_indexes(conditional: GaussianConditional, scales: Tensor) -> Tensor:
 def compress_mixture(
     mixture: GaussianMixtureConditional, y: Tensor, scales: Tensor, means: Tensor, weights: Tensor
 ) -> tuple[tuple[bytes, int, Tensor], Tensor]:
-    """`GaussianMixtureConditional.compress`: ((stream, abs_max, zero_bitmap), y_hat)."""
+    """`GaussianMixtureConditional.compress`: ((stream, abs_max, zero_bitmap), y_hat).
+
+    Raises ValueError for more than MIXTURE_ABS_MAX or MIXTURE_VALUES, as `decompress_mixture` does.
+    """
     if not torch.isfinite(y).all():
         raise ValueError("y isn't finite")
-    abs_max = max(1, int(y.max().abs().int()) + 1, int(y.min().abs().int()) + 1)
+    abs_max = int(y.abs().max()) + 1
     y_hat = torch.round(y)
     zero_bitmap = torch.where(torch.sum(torch.abs(y_hat), (3, 2)).squeeze(0) == 0, 0, 1)
     nonzero = torch.nonzero(zero_bitmap).flatten().tolist()
@@ -178,7 +185,7 @@ def decompress_mixture(
     means: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """`GaussianMixtureConditional.decompress`."""
+    """`GaussianMixtureConditional.decompress`. Raises ValueError for more than `compress_mixture` gives."""
     nonzero = torch.nonzero(zero_bitmap).flatten().tolist()
     rows = _mixture_rows(mixture, scales, means, weights, nonzero, abs_max)
     symbols = torch.from_numpy(rans64.decode(strings, np.arange(rows.rows, dtype=np.int32), rows)) - abs_max
@@ -195,11 +202,21 @@ def _mixture_rows(
     weights: Tensor,
     nonzero: list[int],
     abs_max: int,
-) -> Rows:
-    """A row for each symbol, of the channels that aren't all zero."""
+) -> rans64.Rows:
+    """A row for each symbol, of the channels that aren't all zero. ValueError if they don't fit."""
+    if not 1 <= abs_max <= MIXTURE_ABS_MAX:
+        raise ValueError(f"symbols within +-{abs_max}; mixtures code 1 to {MIXTURE_ABS_MAX}")
+    # What `_build_cdf` makes: 0, the ends of 2 * abs_max + 1 symbols, and that of the escape.
+    columns = 2 * abs_max + 3
+    count = scales.size(0) * len(nonzero) * scales[0, 0].numel()
+    if count * columns > MIXTURE_VALUES:
+        raise ValueError(
+            f"{count} symbols within +-{abs_max} need {count * columns} cumulative frequencies, "
+            f"more than {MIXTURE_VALUES}"
+        )
     cdf = mixture._build_cdf(*mixture.reshape_entropy_parameters(scales, means, weights, nonzero), abs_max)
     rows, columns = cdf.shape
-    return Rows(cdf.cpu().numpy(), np.full(rows, columns, np.int32), np.zeros(rows, np.int32))
+    return rans64.Rows(cdf.cpu().numpy(), np.full(rows, columns, np.int32), np.zeros(rows, np.int32))
 
 
 def _medians(bottleneck: EntropyBottleneck, dims: int) -> Tensor:

@@ -12,7 +12,7 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -38,34 +38,41 @@ def install() -> None:
     It needs CompressAI's C++ extension no more, not even to be there. What was imported from it by name is
     exchanged wherever a module, class, function default, closure, object, dictionary or list holds it, and
     so are the coders of live entropy models. Coders that other code made and keeps, its subclasses of the
-    C++ classes, and what a tuple, a slot or a running function holds stay what they are.
+    C++ classes, and what a tuple, a slot, a running function or an object that lets nobody change it holds
+    stay what they are.
 
-    Calls nest: as many `uninstall` undo it. Other processes install for themselves.
+    Calls nest: as many `uninstall` undo it. A call that is interrupted has changed nothing. Other processes
+    install for themselves.
     """
     global _count
     with _lock:
         if _count == 0:
             _originals.update((name, sys.modules[name]) for name in _NAMES if sys.modules.get(name))
-            sys.meta_path.insert(0, _FINDER)
-            _exchange(tuple((module, _stand_ins()[name]) for name, module in _originals.items()))
+            try:
+                _enter()
+            except BaseException:
+                _leave()
+                raise
         _count += 1
 
 
 def uninstall() -> None:
     """Undoes one `install`; the last one restores all that names the C++ coder, whenever it was imported.
 
-    Without the C++ extension, what imported our coder keeps it, as it has no other. Raises RuntimeError if
-    nothing is installed.
+    Without the C++ extension, what imported our coder keeps it, as it has no other. A call that is
+    interrupted has changed nothing. Raises RuntimeError if nothing is installed.
     """
     global _count
     with _lock:
         if _count == 0:
             raise RuntimeError("uninstall without install")
+        if _count == 1:
+            try:
+                _leave()
+            except BaseException:
+                _enter()
+                raise
         _count -= 1
-        if _count == 0:
-            sys.meta_path.remove(_FINDER)
-            _restore_modules()
-            _exchange(tuple((_stand_ins()[name], module) for name, module in _originals.items()))
 
 
 @contextmanager
@@ -76,6 +83,21 @@ def installed() -> Iterator[None]:
         yield
     finally:
         uninstall()
+
+
+def _enter() -> None:
+    """Puts the stand-ins wherever the originals are, also if only some of them are left."""
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    _exchange(tuple((module, _stand_ins()[name]) for name, module in _originals.items()))
+
+
+def _leave() -> None:
+    """The reverse."""
+    if _FINDER in sys.meta_path:
+        sys.meta_path.remove(_FINDER)
+    _restore_modules()
+    _exchange(tuple((_stand_ins()[name], module) for name, module in _originals.items()))
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -136,7 +158,7 @@ def _restore_modules() -> None:
         package, _, attribute = name.rpartition(".")
         try:
             _originals[name] = import_module(name)
-        except ImportError:
+        except Exception:
             if vars(sys.modules[package]).get(attribute) is stand_in:
                 delattr(sys.modules[package], attribute)
 
@@ -169,30 +191,39 @@ def _exchange_found(modules: tuple[tuple[ModuleType, ModuleType], ...]) -> None:
     # Both only through what owns them: classes cache their attributes, and tuples can't change.
     inner = [one for one in referrers if type(one) is tuple or (type(one) is dict and "__module__" in one)]
     owners = gc.get_referrers(*inner) if inner else []
-    for one in owners:
-        if isinstance(one, FunctionType) and one.__defaults__:
-            one.__defaults__ = tuple(new_of.get(id(value), value) for value in one.__defaults__)
-        elif isinstance(one, type):
-            for name, value in list(vars(one).items()):
-                if id(value) in new_of:
-                    setattr(one, name, new_of[id(value)])
-    for one in referrers:
-        if isinstance(one, list):
-            for place, value in enumerate(one):
-                if id(value) in new_of:
-                    one[place] = new_of[id(value)]
-        elif isinstance(one, CellType):
-            one.cell_contents = new_of[id(one.cell_contents)]
-        elif not isinstance(one, tuple | type):
-            _exchange_values(one if isinstance(one, dict) else getattr(one, "__dict__", None), new_of)
+    for change, holders in ((_exchange_owned, owners), (_exchange_held, referrers)):
+        for one in holders:
+            # Code of others may run here, and fail; no other place waits for theirs.
+            with suppress(Exception):
+                change(one, new_of)
     _exchange_coders({old: new_of[id(old)] for old in olds if isinstance(old, type)})
 
 
-def _exchange_values(namespace: Any, new_of: dict[int, Any]) -> None:
-    if isinstance(namespace, dict):
-        for name, value in list(namespace.items()):
+def _exchange_owned(one: Any, new_of: dict[int, Any]) -> None:
+    """Defaults of a function, attributes of a class: past its metaclass, unless that is one of C's."""
+    if isinstance(one, FunctionType) and one.__defaults__:
+        one.__defaults__ = tuple(new_of.get(id(value), value) for value in one.__defaults__)
+    elif isinstance(one, type):
+        for name, value in list(vars(one).items()):
             if id(value) in new_of:
-                dict.__setitem__(namespace, name, new_of[id(value)])
+                with suppress(TypeError):
+                    type.__setattr__(one, name, new_of[id(value)])
+
+
+def _exchange_held(one: Any, new_of: dict[int, Any]) -> None:
+    """Items of lists and dictionaries, attributes of modules and other objects, and variables of closures."""
+    if isinstance(one, list):
+        for place, value in enumerate(one):
+            if id(value) in new_of:
+                list.__setitem__(one, place, new_of[id(value)])
+    elif isinstance(one, CellType):
+        one.cell_contents = new_of[id(one.cell_contents)]
+    elif not isinstance(one, tuple | type):
+        namespace = one if isinstance(one, dict) else getattr(one, "__dict__", None)
+        if isinstance(namespace, dict):
+            for name, value in list(namespace.items()):
+                if id(value) in new_of:
+                    dict.__setitem__(namespace, name, new_of[id(value)])
 
 
 def _exchange_coders(new_of: dict[type, type]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .... import entropy
 from ....entropy import CdfTable, CorruptStream
 from ....kernels import parallel
+from ....kernels.quantization import LATENT_LIMIT
 from ...backend import EntropyBackend
 from ...backend import stream as stream_head
 from ...backend.orders import Orders
@@ -27,20 +28,17 @@ from ...backend.tensors import channels_last, check_images, planes, stack
 from ...container import MAX_PIXELS
 from ...stale import Stamp
 from .anatomy import Anatomy, watched, y_shape
-from .tables import bottleneck_table
+from .tables import MEND, bottleneck_table
 from .translate import medians, translate
 
-LARGEST = 1 << 24
-"""Integers up to this are float32s."""
 MAX_POSITIONS = MAX_PIXELS >> 4
 """Of a latent that a shape may announce: bottlenecks are at least 4 pixels apart."""
-MEND = "run model.update(force=True) and accelerate(model) again"
 
 
 class Lanes:
     """What stands for `compress` and `decompress` of one model.
 
-    A copy or pickle of the model has its own, which lowers the copy's weights when it is first used.
+    A deep copy or pickle of the model has its own, which lowers the copy's weights when it is first used.
     """
 
     def __init__(self, model: Any, anatomy: Anatomy, threads: int, device: str) -> None:
@@ -153,14 +151,14 @@ class _Side:
     def encode(self, name: str, latent: Tensor) -> tuple[list[bytes], Tensor]:
         """(strings, integers (B, C, h, w) float32 on the CPU) of a latent on any device.
 
-        Raises ValueError, with the place, for values that aren't finite or beyond +-LARGEST.
+        Raises ValueError, with the place, for values that aren't finite or beyond +-LATENT_LIMIT.
         """
         strings, images = [], []
         for image in latent.split(1):
             values = np.rint(planes(name, image) - self._medians.numpy())
             largest = float(np.abs(values).max())
-            if largest > LARGEST:
-                raise ValueError(f"{name} is up to {largest} away from its medians, more than {LARGEST}")
+            if largest > LATENT_LIMIT:
+                raise ValueError(f"{name} is up to {largest} away from its medians, more than {LATENT_LIMIT}")
             symbols = channels_last(values).astype(np.int32)
             rows, fingerprint = self._rows(*symbols.shape[:2])
             stream = entropy.encode(symbols, rows, self._table, threads=self._threads)
@@ -176,8 +174,8 @@ class _Side:
             stream = stream_head.without_head(string, EXACT, fingerprint)
             symbols = entropy.decode(stream, rows, self._table, threads=self._threads)
             largest = max(int(symbols.max()), -int(symbols.min()))
-            if largest > LARGEST:
-                raise CorruptStream(f"an integer of up to {largest}, more than {LARGEST}")
+            if largest > LATENT_LIMIT:
+                raise CorruptStream(f"an integer of up to {largest}, more than {LATENT_LIMIT}")
             images.append(symbols.astype(np.float32).transpose(2, 0, 1))
         return stack(images, self._medians)
 

@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ....entropy._compiled import import_compiled, simd_level
-
-_SHIFTS = range(20, 13, -1)
-"""How many bits of a float say where it lies within its bucket: 8 buckets an octave, to 512."""
+from ....entropy._compiled import import_compiled
+from ...scale_search import ScaleSearch
 
 
 def quantized(inputs: Tensor, means: Tensor | None) -> NDArray[np.int32]:
@@ -55,25 +53,21 @@ class ScaleIndexes:
             raise ValueError(f"scale table of shape {table.shape} with {np.isnan(table).sum()} NaN")
         self._thresholds = np.sort(table[:-1])
         self._least = float(bound)
-        self._low = int(np.float32(self._least).view(np.int32))
-        self._shift, self._records = 0, None
-        if bound.dtype != torch.float64 and self._least > 0:
-            self._shift, self._records = _records(self._thresholds.astype(np.float32))
+        narrow = bound.dtype != torch.float64
+        self._search = ScaleSearch(self._thresholds.astype(np.float32), self._least) if narrow else None
 
     def __call__(self, scales: Tensor) -> Tensor:
         """scales: floats of any shape and device. Returns int32 of that shape, there."""
         values = _floats(scales.detach()).numpy()
         found = np.empty(values.shape, np.int32)
-        if self._records is None or values.dtype == np.float64:
+        if self._search is None or values.dtype == np.float64:
             nan = bool(np.isnan(values).any())
             if not nan:
                 found[...] = np.searchsorted(
                     self._thresholds, np.maximum(values.astype(np.float64), self._least)
                 )
         else:
-            bits = values.view(np.int32).reshape(-1)
-            search = _loops().search_loop(simd_level())
-            nan = search(bits, self._low, self._shift, self._records, found.reshape(-1))
+            nan = self._search(values.reshape(-1), found.reshape(-1))
         if nan:
             at = np.argwhere(np.isnan(values))[0].tolist()
             raise ValueError(f"scales are NaN at {at} of {list(values.shape)}")
@@ -83,28 +77,6 @@ class ScaleIndexes:
 def to_numpy(integers: Tensor) -> NDArray[np.int32]:
     """Their values as int32, from any device."""
     return integers.detach().to("cpu", torch.int32).numpy()
-
-
-def _records(thresholds: NDArray[np.float32]) -> tuple[int, NDArray[np.int32] | None]:
-    """(shift, records) as the loop `search` wants them; no records where thresholds lie too close for that.
-
-    REQUIRES: ascending, no NaN.
-    """
-    # Negative thresholds are below every bucket, as their bits show once they are all -1.
-    bits = np.maximum(thresholds.view(np.int32), -1).astype(np.int64)
-    for shift in _SHIFTS:
-        buckets = np.arange(1 << (31 - shift))
-        first = np.searchsorted(bits >> shift, buckets)
-        crowded = (np.searchsorted(bits >> shift, buckets, side="right") - first).max() > 1
-        # The greatest sum, of number and carry, must stay below 2^32.
-        if crowded or first[-1] + 2 > 1 << (32 - shift):
-            continue
-        last = (1 << shift) - 1
-        within = np.full(buckets.size, last)
-        inside = bits[bits >= 0]
-        within[inside >> shift] = inside & last
-        return shift, ((first << shift) + last - within).astype(np.uint32).view(np.int32)
-    return 0, None
 
 
 def _floats(values: Tensor) -> Tensor:

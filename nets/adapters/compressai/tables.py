@@ -9,6 +9,7 @@ A table is made once, and again whenever what it is made of has changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
+from copy import deepcopy
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,11 +31,16 @@ TOLERANCE = 16
 What update() computes in another precision or release, or on another machine, is within 2; one step of Adam
 at a rate of 1e-4 goes beyond 20.
 """
+NARROW_TOLERANCE = 2048
+"""The same for weights of less than 32 bits, whose rounding, as `half()` does it, left tables as they were.
+
+Rounding to bfloat16 moves some by 130, and tables made from bfloat16 are up to 600 off.
+"""
 
 _SUMS = 8
 """By how many units rounding may change the sum of a row."""
 _BUFFERS = ("_quantized_cdf", "_cdf_length", "_offset")
-_MEND = "run model.update(force=True), then accelerate(model) again"
+MEND = "run model.update(force=True), then accelerate(model) again"
 
 
 class TablesMissing(ValueError):
@@ -78,13 +84,13 @@ def scale_indexes(conditional: GaussianConditional) -> ScaleIndexes:
 
 def _scales(conditional: GaussianConditional) -> Tensor:
     if not conditional.scale_table.numel():
-        raise TablesMissing(f"{_called(conditional)} has no scale table; {_MEND}")
+        raise TablesMissing(f"{_called(conditional)} has no scale table; {MEND}")
     return conditional.scale_table
 
 
 def _table(module: EntropyModel, name: str = "") -> CdfTable:
     if not all(getattr(module, buffer).numel() for buffer in _BUFFERS):
-        raise TablesMissing(f"tables of {_called(module, name)} were never built; {_MEND}")
+        raise TablesMissing(f"tables of {_called(module, name)} were never built; {MEND}")
     source = [getattr(module, buffer) for buffer in _BUFFERS]
     source += [module.scale_table] if isinstance(module, GaussianConditional) else module.parameters()
     return _current(_tables, module, source, lambda: _fresh_table(module, name))
@@ -94,11 +100,9 @@ def _fresh_table(module: EntropyModel, name: str) -> CdfTable:
     try:
         table = CdfTable.from_cdf(*(getattr(module, buffer).cpu().numpy() for buffer in _BUFFERS))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{_called(module, name)} has no legal tables: {error}; {_MEND}") from error
+        raise ValueError(f"{_called(module, name)} has no legal tables: {error}; {MEND}") from error
     if reason := _staleness(module, table):
-        raise StaleWeights(
-            f"tables of {_called(module, name)} aren't those of its weights: {reason}; {_MEND}"
-        )
+        raise StaleWeights(f"tables of {_called(module, name)} aren't those of its weights: {reason}; {MEND}")
     return table
 
 
@@ -129,37 +133,40 @@ def _called(module: EntropyModel, name: str = "") -> str:
 def _staleness(module: EntropyModel, table: CdfTable) -> str:
     """In what a table differs from what update() would make, or nothing.
 
-    Weights of less than 32 bits don't tell: rounding them, as `half()` does, leaves tables as they were.
+    Weights of less than 32 bits don't tell how many symbols a row has, only about how likely these are.
     """
     gaussian = isinstance(module, GaussianConditional)
-    if (module.scale_table if gaussian else module.quantiles).dtype.itemsize < 4:
-        return ""
+    narrow = (module.scale_table if gaussian else module.quantiles).dtype.itemsize < 4
+    tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
+    if narrow:
+        module = deepcopy(module).float()
     what = "scale" if gaussian else "channel"
+    cdf, lengths, offsets = table.to_cdf()
     with torch.inference_mode():
         first, count = (_gaussian_range if gaussian else _bottleneck_range)(module)
         if len(first) != table.rows:
             return f"{table.rows} rows, not {len(first)}"
-        cdf, lengths, offsets = table.to_cdf()
         other = (count.cpu().numpy() != lengths - 2) | (first.cpu().numpy() != offsets)
-        if other.any():
+        if other.any() and not narrow:
             r = int(other.argmax())
             old = f"{lengths[r] - 2} symbols from {offsets[r]} on"
             return f"{what} {r} has {old}, not {count[r]} from {first[r]} on"
-        # Not before the lengths are known: wrong weights may ask for any.
-        pmf, tails = (_gaussian_masses if gaussian else _bottleneck_masses)(module, first, int(count.max()))
+        # The table's: wrong weights may ask for any.
+        first, columns = torch.from_numpy(offsets).to(first.device), int(lengths.max()) - 2
+        pmf, tails = (_gaussian_masses if gaussian else _bottleneck_masses)(module, first, columns)
     for r, length in enumerate(lengths):
         masses = torch.cat((pmf[r, : length - 2], tails[r])).double().cpu().numpy()
         try:
-            distance = _distance(cdf[r, :length], masses)
+            distance = _distance(cdf[r, :length], masses, tolerance)
         except ValueError as error:
             return f"{what} {r}: {error}"
-        if distance > TOLERANCE:
+        if distance > tolerance:
             return f"{what} {r} is off by {distance} / 65536"
     return ""
 
 
-def _distance(cdf: NDArray[np.int32], masses: NDArray[np.float64]) -> int:
-    """How far cumulative frequencies are from those of the masses, or something within TOLERANCE if they are.
+def _distance(cdf: NDArray[np.int32], masses: NDArray[np.float64], tolerance: int) -> int:
+    """How far cumulative frequencies are from those of the masses, or something within tolerance if they are.
 
     CompressAI's quantization rounds the masses and divides by their sum, rounding down. So where a single one
     is rounded otherwise, every frequency may change by 1, and cumulative ones by as much as there are
@@ -170,7 +177,7 @@ def _distance(cdf: NDArray[np.int32], masses: NDArray[np.float64]) -> int:
         tried = masses.copy()
         tried[tried.argmax()] += units / (1 << PRECISION)
         least = min(least, int(np.abs(cdf - pmf_to_quantized_cdf(tried)).max()))
-        if least <= TOLERANCE:
+        if least <= tolerance:
             break
     return least
 

@@ -95,6 +95,10 @@ def new_head(model: Any) -> None:
     model.entropy_parameters[2] = nn.Conv2d(40, 32, 1)
 
 
+def new_activation(model: Any) -> None:
+    model.h_s[1] = nn.ReLU()
+
+
 def new_scales(model: Any) -> None:
     model.update(torch.linspace(0.2, 9, 32), force=True)
 
@@ -113,6 +117,7 @@ CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
     "bottleneck": (add("entropy_bottleneck.biases.0", lambda p: p.add_(1)), "entropy_bottleneck.biases.0"),
     "medians": (add("entropy_bottleneck.quantiles", lambda p: p.add_(1)), "entropy_bottleneck.quantiles"),
     "module": (new_head, "entropy_parameters.2.weight has other values"),
+    "activation": (new_activation, r"h_s.1 is ReLU\(\), not LeakyReLU"),
     "scales": (new_scales, "gaussian_conditional"),
     "all": (new_weights, "and .* more"),
     "half": (lambda model: model.half(), "became torch.float16"),
@@ -128,7 +133,7 @@ def test_weights_changed_after(change: str) -> None:
     for call in (lambda: model.compress(image()), lambda: model.decompress(**coded)):
         with pytest.raises(StaleWeights, match=message) as caught:
             call()
-        assert "run model.update(force=True) and accelerate(model) again" in str(caught.value)
+        assert "run model.update(force=True), then accelerate(model) again" in str(caught.value)
     if change != "half":
         if change != "scales":
             model.update(force=True)
@@ -211,8 +216,12 @@ def test_arguments() -> None:
     for threads in (0, True, 1.5):
         with pytest.raises(ValueError, match="threads"):
             accelerate(model, threads=threads)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="device"):
-        accelerate(model, device="meta")
+    for device in ("meta", "cuda:first", "cpu:", "cpuu", "", 0.5, None):
+        with pytest.raises(ValueError, match="device must be cpu or cuda"):
+            accelerate(model, device=device)  # type: ignore[arg-type]
+    for given in ({"threads": 2}, {"device": "cuda"}):
+        with pytest.raises(ValueError, match=r'threads on c.*stream="compressai" runs where torch'):
+            accelerate(model, "compressai", **given)  # type: ignore[arg-type]
     assert "compress" not in vars(model)
 
 

@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -316,6 +317,28 @@ def test_mixtures(shape: tuple[int, ...]) -> None:
     assert_equal(fast.decompress(*coded, *parameters), stock.decompress(*coded, *parameters))
     with pytest.raises(ValueError, match="finite"):
         fast.compress(y * torch.nan, *parameters)
+    with pytest.raises(ValueError, match=r"symbols within \+-3000000001; mixtures code 1 to 32767"):
+        fast.compress(y.sign() * 3e9, *parameters)
+
+
+def test_mixtures_whose_largest_symbol_is_forged(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = accelerated(GaussianMixtureConditional(K=1))
+    y, scales, means = gaussian_latent(1, 4, 64, 64)
+    y = y.clamp(-9, 9)
+    (string, largest, bitmap), y_hat = fast.compress(y, scales, means, torch.ones_like(y))
+    decompress = partial(fast.decompress, string, zero_bitmap=bitmap)
+    given = {"scales": scales, "means": means, "weights": torch.ones_like(y)}
+    assert torch.equal(decompress(abs_max=largest, **given), y_hat)
+
+    def build(*_: object) -> Tensor:
+        raise AssertionError("it was too late")
+
+    monkeypatch.setattr(fast, "_build_cdf", build)
+    for wrong in (-1, 0, 32768, 1 << 40):
+        with pytest.raises(ValueError, match=rf"symbols within \+-{wrong}; mixtures code 1 to 32767"):
+            decompress(abs_max=wrong, **given)
+    with pytest.raises(ValueError, match=f"16384 symbols within .* {16384 * 65537} .* more than {1 << 28}"):
+        decompress(abs_max=32767, **given)
 
 
 def test_what_would_hang_or_garble() -> None:

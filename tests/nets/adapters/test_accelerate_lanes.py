@@ -117,6 +117,22 @@ def test_training_and_gradients_change_nothing() -> None:
         assert torch.equal(model.eval().decompress(**coded)["x_hat"], found)
 
 
+@pytest.mark.parametrize("name", ["mbt2018", "bmshj2018-hyperprior", "bmshj2018-factorized"])
+def test_defaults_of_torch_change_nothing(name: str) -> None:
+    """Tensors that are made without saying where are made elsewhere, or of another type."""
+    with torch.no_grad():
+        coded = accelerate(tiny(name)).compress(image())
+        expected = accelerate(tiny(name)).decompress(**coded)["x_hat"]
+        model = tiny(name)
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                assert accelerate(model).compress(image()) == coded
+                assert torch.equal(model.decompress(**coded)["x_hat"], expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 def test_another_model_is_named() -> None:
     for name in ("mbt2018", "bmshj2018-factorized", "elic-chandelier"):
         coded = accelerate(tiny(name)).compress(image())

@@ -21,7 +21,7 @@ from compressai.latent_codecs import rasterscan
 from compressai.models import google
 from tiny_compressai import image, tiny
 
-from quadrans.nets.adapters.compressai import ans, install, installed, uninstall
+from quadrans.nets.adapters.compressai import ans, install, installation, installed, uninstall
 
 # Tuples keep what they hold.
 WHEEL = (compressai.ans, compressai._CXX, RansEncoder, BufferedRansEncoder, RansDecoder)
@@ -213,6 +213,96 @@ def test_nothing_is_left_behind():
     assert homes == []
 
 
+class Sealed(type):
+    def __setattr__(cls, name, value):
+        raise AttributeError(f"{cls.__name__} is sealed")
+
+
+class SealedHolder(metaclass=Sealed):
+    decoder = RansDecoder
+    encoder = RansEncoder
+
+
+class Unbound:
+    """As proxies are that stand for nothing yet: whatever one asks of them fails."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self):
+        object.__setattr__(self, "_kind", RansDecoder)
+
+    def __getattr__(self, name):
+        raise RuntimeError("stands for nothing")
+
+    @property
+    def __class__(self):
+        raise RuntimeError("stands for nothing")
+
+
+class SealedList(list):
+    def __setitem__(self, place, value):
+        raise TypeError("this list is sealed")
+
+
+def test_what_refuses():
+    """Classes and lists against their own will; what fails when it is asked keeps what it has."""
+    items, proxy = SealedList([RansDecoder]), Unbound()
+    for _ in range(2):
+        with installed():
+            assert state()
+            assert SealedHolder.decoder is items[0] is RansDecoder
+            assert SealedHolder.encoder is RansEncoder
+            assert object.__getattribute__(proxy, "_kind") is WHEEL[4]
+        assert SealedHolder.decoder is items[0] is object.__getattribute__(proxy, "_kind") is WHEEL[4]
+
+
+@pytest.fixture(params=["_exchange", "_exchange_owned", "_exchange_coders", "_restore_modules"])
+def interrupted(request, monkeypatch):
+    """Sets a function up so that its next call is interrupted: in its middle, as it has done its work."""
+    original = getattr(installation, request.param)
+    pending = []
+
+    def run(*arguments):
+        original(*arguments)
+        if pending:
+            raise pending.pop()
+
+    monkeypatch.setattr(installation, request.param, run)
+    return lambda: pending.append(KeyboardInterrupt()) or pending
+
+
+def test_an_interrupted_install_leaves_nothing(interrupted):
+    pending, finders = interrupted(), list(sys.meta_path)
+    model = entropy_models.EntropyBottleneck(3)
+    try:
+        install()
+    except KeyboardInterrupt:
+        assert sys.meta_path == finders
+        assert coders(model) == {WHEEL[2], WHEEL[4]}
+        assert not state()
+        with pytest.raises(RuntimeError, match="uninstall without install"):
+            uninstall()
+        install()
+    pending.clear()
+    assert state()
+    uninstall()
+    assert sys.meta_path == finders
+
+
+def test_an_interrupted_uninstall_leaves_all(interrupted):
+    model = entropy_models.EntropyBottleneck(3)
+    install()
+    pending, finders = interrupted(), list(sys.meta_path)
+    with pytest.raises(KeyboardInterrupt):
+        uninstall()
+    assert not pending
+    assert sys.meta_path == finders
+    assert coders(model) == {RansEncoder, RansDecoder}
+    assert state()
+    uninstall()
+    assert coders(model) == {WHEEL[2], WHEEL[4]}
+
+
 def test_frozen_objects():
     """As servers do that fork."""
     gc.freeze()
@@ -240,7 +330,7 @@ def run(code):
 
 def test_install_before_the_import_and_uninstall_after():
     run("""
-        from quadrans.nets.adapters.compressai import ans, install, installed, uninstall
+        from quadrans.nets.adapters.compressai import ans, install, installation, installed, uninstall
         assert "torch" not in sys.modules and "compressai" not in sys.modules and "numba" not in sys.modules
         install()
         assert "compressai" not in sys.modules

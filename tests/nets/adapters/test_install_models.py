@@ -1,4 +1,9 @@
-"""500 random cases through CompressAI's own classes: with ours installed, equal bytes and equal symbols."""
+"""Random cases through CompressAI's own classes: over ours, equal bytes and equal symbols.
+
+500 with ours installed, 500 with the methods that stream="compressai" puts in their place.
+"""
+
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,6 +16,7 @@ from compressai.entropy_models import (
 from tiny_compressai import MAKERS, image, tiny
 
 from quadrans.nets.adapters.compressai import installed
+from quadrans.nets.adapters.compressai.entropy_models import override
 
 
 def shape(generator, channels, least=12):
@@ -38,13 +44,16 @@ def bottleneck(generator, kind, **given):
     return model
 
 
-def entropy_bottleneck(generator):
-    model = bottleneck(
-        generator, EntropyBottleneck, entropy_coder_precision=16 - generator.initial_seed() % 3
-    )
+def entropy_bottleneck(generator, precisions=1):
+    precision = 16 - generator.initial_seed() % precisions
+    model = bottleneck(generator, EntropyBottleneck, entropy_coder_precision=precision)
     model.update()
     x = latent(generator, shape(generator, model.channels), 3)
-    return lambda: model.compress(x), lambda strings: model.decompress(strings, x.shape[2:])
+    return model, lambda: model.compress(x), lambda strings: model.decompress(strings, x.shape[2:])
+
+
+def entropy_bottleneck_of_any_precision(generator):
+    return entropy_bottleneck(generator, 3)
 
 
 def entropy_bottleneck_vbr(generator):
@@ -52,7 +61,11 @@ def entropy_bottleneck_vbr(generator):
     step = torch.tensor(0.5 + float(torch.rand((), generator=generator)))
     model.update_variable(qs=step)
     x = latent(generator, shape(generator, model.channels), 3)
-    return lambda: model.compress(x, step), lambda strings: model.decompress(strings, x.shape[2:], step)
+    return (
+        model,
+        lambda: model.compress(x, step),
+        lambda strings: model.decompress(strings, x.shape[2:], step),
+    )
 
 
 def gaussian_conditional(generator):
@@ -62,10 +75,11 @@ def gaussian_conditional(generator):
     size = shape(generator, 5)
     scales = torch.exp(1.5 * torch.randn(size, generator=generator) - 1)
     means = torch.randn(size, generator=generator) if torch.rand((), generator=generator) < 0.7 else None
-    y, indexes = latent(generator, size, 1) * scales, model.build_indexes(scales)
+    y = latent(generator, size, 1) * scales
     return (
-        lambda: model.compress(y, indexes, means),
-        lambda strings: model.decompress(strings, indexes, means=means),
+        model,
+        lambda: model.compress(y, model.build_indexes(scales), means),
+        lambda strings: model.decompress(strings, model.build_indexes(scales), means=means),
     )
 
 
@@ -91,7 +105,7 @@ def gaussian_mixture(generator):
         (strings, largest, bitmap), _ = model.compress(y, *(tensor.clone() for tensor in given))
         return Mixture((strings, largest, bitmap))
 
-    return encode, decode
+    return model, encode, decode
 
 
 class Mixture(tuple):
@@ -105,28 +119,43 @@ class Mixture(tuple):
     __hash__ = None
 
 
-CASES = {
-    entropy_bottleneck: 150,
-    entropy_bottleneck_vbr: 100,
-    gaussian_conditional: 150,
-    gaussian_mixture: 70,
-}
+def overridden(*models):
+    stack = ExitStack()
+    for model in models:
+        stack.callback(override(model))
+    return stack
 
 
-@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+CASES = [
+    ("installed", entropy_bottleneck_of_any_precision, 150),
+    ("installed", entropy_bottleneck_vbr, 100),
+    ("installed", gaussian_conditional, 150),
+    ("installed", gaussian_mixture, 70),
+    ("overridden", entropy_bottleneck, 200),
+    ("overridden", gaussian_conditional, 200),
+    ("overridden", gaussian_mixture, 100),
+]
+
+
+@pytest.mark.parametrize(("way", "make", "count"), CASES, ids=lambda one: getattr(one, "__name__", str(one)))
 @torch.no_grad()
-def test_entropy_models(make):
-    cases = [make(torch.Generator().manual_seed(seed)) for seed in range(CASES[make])]
-    coded = [encode() for encode, _ in cases]
-    decoded = [decode(strings) for (_, decode), strings in zip(cases, coded, strict=True)]
-    with installed():
-        ours = [encode() for encode, _ in cases]
-        for seed, (_, decode) in enumerate(cases):
+def test_entropy_models(way, make, count):
+    def over_ours(models):
+        return installed() if way == "installed" else overridden(*models)
+
+    cases = [make(torch.Generator().manual_seed(seed)) for seed in range(count)]
+    coded = [encode() for _, encode, _ in cases]
+    decoded = [decode(strings) for (*_, decode), strings in zip(cases, coded, strict=True)]
+    with over_ours(model for model, *_ in cases):
+        ours = [encode() for _, encode, _ in cases]
+        for seed, (*_, decode) in enumerate(cases):
             assert ours[seed] == coded[seed], seed
             assert torch.equal(decode(coded[seed]), decoded[seed]), seed
-        remade = [make(torch.Generator().manual_seed(seed)) for seed in range(0, CASES[make], 10)]
-        assert [encode() for encode, _ in remade] == coded[::10]
-    for seed, (_, decode) in enumerate(cases):
+    with installed():
+        remade = [make(torch.Generator().manual_seed(seed)) for seed in range(0, count, 10)]
+        with over_ours(model for model, *_ in remade):
+            assert [encode() for _, encode, _ in remade] == coded[::10]
+    for seed, (*_, decode) in enumerate(cases):
         assert torch.equal(decode(ours[seed]), decoded[seed]), seed
 
 
@@ -145,4 +174,6 @@ def test_models_and_latent_codecs(name):
 
 
 def test_there_are_500():
-    assert sum(CASES.values()) + 2 * len(MAKERS) >= 500
+    counts = {way: sum(count for one, _, count in CASES if one == way) for way in ("installed", "overridden")}
+    assert counts["installed"] + 2 * len(MAKERS) >= 500
+    assert counts["overridden"] >= 500

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from quadrans.entropy import CdfTable
 from quadrans.entropy._simd import LEVELS, levels
+from quadrans.nets._scale_search import search_loop
 from quadrans.nets.adapters.compressai import tables
-from quadrans.nets.adapters.compressai._loops import search_loop
 from quadrans.nets.adapters.compressai.quantization import ScaleIndexes, quantized
 from quadrans.nets.adapters.compressai.tables import (
     TOLERANCE,
@@ -150,7 +150,7 @@ def test_a_rounding_that_moves_every_frequency_is_no_distance() -> None:
     down[7], up[7] = 163.499, 163.501
     cdf = tables.pmf_to_quantized_cdf(up / 65536)
     assert np.abs(cdf - tables.pmf_to_quantized_cdf(down / 65536)).max() > 100
-    assert tables._distance(cdf, down / 65536) <= 2
+    assert tables._distance(cdf, down / 65536, TOLERANCE) <= 2
 
 
 def test_a_distance_is_not_understated() -> None:
@@ -158,12 +158,12 @@ def test_a_distance_is_not_understated() -> None:
     rng = np.random.default_rng(5)
     masses = rng.dirichlet(np.geomspace(1, 50, 40))
     cdf = tables.pmf_to_quantized_cdf(masses)
-    assert tables._distance(cdf, masses) == 0
+    assert tables._distance(cdf, masses, TOLERANCE) == 0
     for units in (TOLERANCE + 9, 100, 1000):
         moved = masses.copy()
         moved[39] -= units / 65536
         moved[20] += units / 65536
-        assert TOLERANCE < tables._distance(cdf, moved) <= units + 1
+        assert TOLERANCE < tables._distance(cdf, moved, TOLERANCE) <= units + 1
 
 
 @pytest.mark.parametrize("change", ["scale_table", "length", "rows", "off"])
@@ -223,6 +223,24 @@ def test_weights_in_half_precision_keep_their_tables() -> None:
     expected = [tables._table(one) for one in model]
     for dtype in (torch.float16, torch.bfloat16):
         assert [tables._table(one) for one in copy.deepcopy(model).to(dtype)] == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_other_weights_in_half_precision(dtype: torch.dtype) -> None:
+    model = bottleneck().to(dtype)
+    bottleneck_table(model)
+    with torch.no_grad():
+        model.quantiles += 2
+    with pytest.raises(StaleWeights, match=r"channel \d is off by \d+ / 65536"):
+        bottleneck_table(model)
+    scales = conditional().to(dtype)
+    conditional_table(scales)
+    scales.scale_table *= 1.5
+    with pytest.raises(StaleWeights, match=r"scale \d+ is off by \d+ / 65536"):
+        conditional_table(scales)
+    scales.scale_table = scales.scale_table[1:]
+    with pytest.raises(StaleWeights, match="64 rows, not 63"):
+        conditional_table(scales)
 
 
 def test_tables_built_under_inference_mode() -> None:
@@ -287,7 +305,7 @@ def test_every_float_near_the_default_table() -> None:
     bits = model.scale_table.numpy().view(np.int32)[:, None] + np.arange(-300, 300, dtype=np.int32)
     scales = torch.from_numpy(bits.view(np.float32))
     search = scale_indexes(model)
-    assert search._records is not None, "the default table goes the slow way"
+    assert search._search._records is not None, "the default table goes the slow way"
     assert torch.equal(search(scales), model.build_indexes(scales))
     assert scale_indexes(model) is search
     model.scale_table[3] += 0.01
@@ -301,7 +319,7 @@ def test_every_float_near_the_default_table() -> None:
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 500])
 def test_every_simd_level_searches_alike(level: str, size: int) -> None:
     model = conditional()
-    search = scale_indexes(model)
+    search = scale_indexes(model)._search
     rng = np.random.default_rng(size)
     scales = np.exp(rng.normal(0, 3, size)).astype(np.float32) * rng.choice([-1, 1, 1, 1], size).astype(
         np.float32
@@ -326,7 +344,7 @@ def test_tables_that_no_record_holds() -> None:
         scales = torch.tensor([0.1, 0.5, 0.75, 1.5, 9.0])
         search = ScaleIndexes(table, torch.tensor([0.11]))
         assert (search(scales) - count).tolist() == [0, 0, 1, 2, 2]
-        assert (search._records is None) == (count == 300_000)
+        assert (search._search._records is None) == (count == 300_000)
 
 
 @pytest.mark.parametrize("table", [[0.5, 1.0, 2.0], [0.5, 0.5, 2.0]])
