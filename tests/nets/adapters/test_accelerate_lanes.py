@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import Any
 
 import fake_cupy
@@ -9,11 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_compressai import MAKERS, image, tiny
+from tiny_compressai import MAKERS, N, image, tiny
 from torch import Tensor, nn
 
-from quadrans.entropy import CorruptStream, TableMismatch
+from quadrans.entropy import CorruptStream, TableMismatch, default_scales
 from quadrans.nets.adapters.compressai import accelerate, decelerate
+
+GOLDEN = {
+    "bmshj2018-hyperprior": "5fd9eb33a8b69252f98e806ea678b35286a98bf1d25dfa11d33c43e4a0c72981",
+    "mbt2018-mean": "6d9d1a33b9936a41c8b1cac1cf8a95932596c276bc113e784c968e26189cd0b7",
+    "mbt2018": "8e35924fea03158982235c03bbad7f8aedc2538b2d3efc2f496e604c54bbc46e",
+    "cheng2020-checkerboard": "3e13b62e5b881746be3aff9e0df8910065290deab5c15e4926cf90273ac2acb4",
+    "elic-chandelier": "c9d48b91967ff271c0b7635410e018ad1f891591b9beacf4960aa1b63357457b",
+    "codec-groups": "a2fbf17b076e0e980b04b3b6fbcc1a84f4332870648a077f8781c0f3ced82bd8",
+}
+"""Digests of a string of y and its y_hat."""
 
 
 class Heard:
@@ -259,3 +271,28 @@ def test_on_a_gpu() -> None:
             y_hat = [one.compress.__self__.y_hat(*arguments).cpu() for one in (coding, decoding)]
             assert torch.equal(*y_hat)
             assert decoding.decompress(*arguments)["x_hat"].is_cuda
+
+
+def test_golden_strings() -> None:
+    """Of weights and latents that no library's random numbers make: they must be decoded for ever."""
+
+    def ramp(*shape: int, step: float) -> Tensor:
+        return torch.arange(math.prod(shape)).mul(37).remainder(101).sub(50).mul(step).reshape(shape)
+
+    digests = {}
+    for name in GOLDEN:
+        model = tiny(name)
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if key.endswith("quantiles"):
+                    parameter.copy_(torch.tensor([-9.0, 0.25, 9.0]).expand_as(parameter))
+                elif "entropy_bottleneck" not in key:
+                    parameter.copy_(ramp(*parameter.shape, step=2**-9))
+        # By default torch's exp makes the scales, which machines may round differently.
+        model.update(default_scales().tolist(), force=True)
+        backend = accelerate(model).compress.__self__._ready().backend
+        z = ramp(1, N, 2, 3, step=0.0625).round()
+        strings, y_hat = backend.encode(ramp(1, backend._ready().channels, 8, 12, step=0.25), z)
+        assert torch.equal(backend.decompress(strings, z), y_hat)
+        digests[name] = hashlib.sha256(strings[0] + y_hat.numpy().tobytes()).hexdigest()
+    assert digests == GOLDEN
