@@ -34,7 +34,7 @@ compressai-tests: $(VENV)/.test
 	cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; NUMBA_CACHE_DIR=$$cache $(BIN)/python tests/run_compressai_tests.py
 
 docs: $(VENV)/.test
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 wheel: $(VENV)/.test
 	$(BIN)/python tests/check_wheel.py

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -226,17 +226,25 @@ def of_compressai(
 # torchac
 
 
-def coded_by_torchac(load: Load, module: Callable[[], ModuleType | Any], floats: bool) -> Job:
-    """Symbols under dense CDFs, one for each symbol, ready: int16, or float32 that get normalized."""
-    ac, work = module(), gaussians(BITS, load.symbols)
+@lru_cache(maxsize=1)
+def dense_rows(symbols: int, floats: bool) -> tuple[Tensor, Tensor]:
+    """(a CDF for each symbol, float32 or normalized int16; the symbols): the same memory for every way."""
+    work = gaussians(BITS, symbols)
     scales = torch.from_numpy(work.scales.astype(np.float32))
     rows = cdfs(work, [torch.ones(1)], [torch.zeros_like(scales)], [scales])
     if not floats:
         # As encode_float_cdf does it: a cell has at least 1 of 65536; the last value, 65536, is read from 0.
         rows = (rows * (65537 - rows.shape[1])).round().long() + torch.arange(rows.shape[1])
         rows = rows.to(torch.int16)
-    ready = rows[torch.from_numpy(work.indexes)]
-    symbols = torch.from_numpy((work.symbols + work.bound).astype(np.int16))
+    return rows[torch.from_numpy(work.indexes)], torch.from_numpy(
+        (work.symbols + work.bound).astype(np.int16)
+    )
+
+
+def coded_by_torchac(load: Load, module: Callable[[], ModuleType | Any], floats: bool) -> Job:
+    """Symbols under dense CDFs, one for each symbol, ready: int16, or float32 that get normalized."""
+    ac = module()
+    ready, symbols = dense_rows(load.symbols, floats)
     kind = "float" if floats else "int16_normalized"
     encode, decode = (getattr(ac, f"{verb}_{kind}_cdf") for verb in ("encode", "decode"))
 

@@ -170,8 +170,8 @@ def compress_mixture(
     y_hat = torch.round(y)
     zero_bitmap = torch.where(torch.sum(torch.abs(y_hat), (3, 2)).squeeze(0) == 0, 0, 1)
     nonzero = torch.nonzero(zero_bitmap).flatten().tolist()
-    symbols = to_numpy(y_hat[:, nonzero] + abs_max).reshape(-1)
     rows = _mixture_rows(mixture, scales, means, weights, nonzero, abs_max)
+    symbols = to_numpy(y_hat[:, nonzero] + abs_max).reshape(-1)
     stream = rans64.encode(symbols, np.arange(rows.rows, dtype=np.int32), rows)
     return (stream, abs_max, zero_bitmap), y_hat
 
