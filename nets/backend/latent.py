@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels import Step
+from ...kernels.quantization import LATENT_LIMIT
 from .floats import ImageParameters
 from .orders import Orders
-from .quantize import LATENT_LIMIT, Int32Array, Quantizer
+from .quantize import Int32Array, Quantizer
 from .tensors import FloatArray, check_images, planes
 
 Places = NDArray[np.int64] | slice

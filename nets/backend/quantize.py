@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 from ...entropy._compiled import import_compiled
 from ...kernels import Quantization
+from ...kernels.quantization import LATENT_LIMIT
 from ..scale_search import ScaleSearch
 from .tensors import FloatArray
 
 Int32Array = NDArray[np.int32]
-
-LATENT_LIMIT = 1 << 24
-"""Of symbols and latents, as `kernels` has it."""
 
 
 class Quantizer:

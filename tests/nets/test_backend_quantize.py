@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from quadrans import entropy, kernels
 from quadrans.kernels import reference
-from quadrans.nets.backend.quantize import LATENT_LIMIT, Quantizer
+from quadrans.kernels.quantization import LATENT_LIMIT
+from quadrans.nets.backend.quantize import Quantizer
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 EDGES = [0.0, -0.0, 1e-45, -1e-45, 2.0**-126, 3.4028234663852886e38, -3.4028234663852886e38]
